@@ -1,0 +1,25 @@
+"""Auth's table: what it states, what it listens to, what it answers. The composition root."""
+
+from pathlib import Path
+
+from auth import api, handlers
+from auth.settings import Settings
+from auth.store import SqlUsers
+from auth.tables import METADATA
+from libs.contracts.auth import UserRegistered
+from libs.contracts.billing import AccountOpened
+from libs.messaging.consumer import Listens
+from libs.service import Chore, Service
+
+service = Service(
+    name="auth",
+    folder=Path(__file__).parent,
+    settings=Settings,
+    store=SqlUsers,
+    tables=METADATA,
+    publishes=(UserRegistered,),
+    listens=(Listens(AccountOpened, handlers.on_accounts_opened),),
+    chores=(Chore(handlers.restate_overdue, every_s=1.0),),
+    routes=api.ROUTES,
+    tools=api.Tools.of,
+)

@@ -1,0 +1,15 @@
+"""What auth reads from its environment."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from libs.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """The settings of every service, and those of passwords and tokens."""
+
+    jwt_private_key: Path = Field(Path("etc/keys/jwt-private.pem"), description="PEM file with the signing key")
+    token_lifetime_s: int = Field(3600, ge=60, le=86_400, description="how long a token is good for")
+    password_min_length: int = Field(1, ge=1, le=128, description="shortest password a new user may choose")

@@ -1,0 +1,109 @@
+"""Letters and contacts in SQL. Works within the caller's transaction and never commits."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from libs.storage.database import insert_new
+from notifications.domain import Contact, Letter, LetterKind
+from notifications.tables import contacts, letters
+
+
+class SqlLetters:
+    """`notifications.ports.Letters` on SQLite or PostgreSQL."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def save_contacts(self, newer: Sequence[Contact]) -> None:
+        """See `Letters`."""
+        dialect = sqlite if self._connection.dialect.name == "sqlite" else postgresql
+        insertion = dialect.insert(contacts)
+        given = insertion.excluded
+        statement = insertion.on_conflict_do_update(
+            index_elements=[contacts.c.user_id],
+            set_={
+                "login": given.login,
+                "email": given.email,
+                "first_name": given.first_name,
+                "version": given.version,
+            },
+            where=contacts.c.version < given.version,
+        )
+        rows = [
+            {
+                "user_id": contact.user_id,
+                "login": contact.login,
+                "email": contact.email,
+                "first_name": contact.first_name,
+                "version": contact.version,
+            }
+            for contact in sorted(newer, key=lambda contact: contact.user_id)
+        ]
+        await self._connection.execute(statement, rows)
+
+    async def contacts(self, user_ids: Collection[UUID]) -> Mapping[UUID, Contact]:
+        """See `Letters`."""
+        query = select(contacts).where(contacts.c.user_id.in_(user_ids))
+        return {
+            row.user_id: Contact(row.user_id, row.login, row.email, row.first_name, row.version)
+            for row in await self._connection.execute(query)
+        }
+
+    async def add(self, written: Sequence[Letter]) -> Collection[UUID]:
+        """See `Letters`."""
+        rows = [
+            {
+                "id": letter.id,
+                "user_id": letter.user_id,
+                "kind": letter.kind.value,
+                "cause": letter.cause,
+                "order_id": letter.order_id,
+                "recipient": letter.recipient,
+                "subject": letter.subject,
+                "body": letter.body,
+                "created_at": letter.created_at,
+            }
+            for letter in sorted(written, key=lambda letter: letter.cause)
+        ]
+        return await insert_new(self._connection, letters, rows, key="id")
+
+    async def address(self, known: Collection[Contact]) -> Sequence[Letter]:
+        """See `Letters`."""
+        addresses = {contact.user_id: contact.email for contact in known}
+        query = select(letters).where(letters.c.user_id.in_(addresses), letters.c.recipient.is_(None)).with_for_update()
+        rows = [{"letter": row.id, "to": addresses[row.user_id]} for row in await self._connection.execute(query)]
+        if not rows:
+            return []
+        statement = update(letters).where(letters.c.id == bindparam("letter")).values(recipient=bindparam("to"))
+        await self._connection.execute(statement, rows)
+        completed = select(letters).where(letters.c.id.in_([row["letter"] for row in rows])).order_by(letters.c.id)
+        return [_letter(row) for row in await self._connection.execute(completed)]
+
+    async def page(self, owner: UUID, *, order_id: UUID | None, before: UUID | None, limit: int) -> Sequence[Letter]:
+        """See `Letters`."""
+        query = select(letters).where(letters.c.user_id == owner)
+        if order_id is not None:
+            query = query.where(letters.c.order_id == order_id)
+        if before is not None:
+            query = query.where(letters.c.id < before)
+        query = query.order_by(letters.c.id.desc()).limit(limit)
+        return [_letter(row) for row in await self._connection.execute(query)]
+
+
+def _letter(row: Row[Any]) -> Letter:
+    return Letter(
+        id=row.id,
+        user_id=row.user_id,
+        kind=LetterKind(row.kind),
+        cause=row.cause,
+        order_id=row.order_id,
+        recipient=row.recipient,
+        subject=row.subject,
+        body=row.body,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,40 @@
+"""What the operator's program reads from its environment."""
+
+import sys
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where a system on one machine keeps its data, and where it listens; loopback only."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    data_dir: Path = Field(Path(".data"), description="databases, the broker's store, keys and logs")
+    gateway_port: int = Field(8080, ge=1, le=65535)
+    nats_port: int = Field(4222, ge=1, le=65535)
+    auth_database_url: str | None = None
+    profiles_database_url: str | None = None
+    billing_database_url: str | None = None
+    orders_database_url: str | None = None
+    notifications_database_url: str | None = None
+    patience_s: float = Field(2.0, gt=0, le=60)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read the environment. Exits with one sentence a variable when something is wrong."""
+        try:
+            return cls()
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                name = "_".join(str(part) for part in problem["loc"]).upper()
+                sys.stderr.write(f"setting {name}: {problem['msg']}\n")
+            raise SystemExit(2) from None
+
+    def database_url(self, service: str) -> str | None:
+        """Where the environment says that a service's database is."""
+        url: str | None = getattr(self, f"{service}_database_url")
+        return url

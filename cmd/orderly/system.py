@@ -1,0 +1,187 @@
+"""The whole system on one machine: servers, services, gateway; started in order, stopped in order."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import aiohttp
+
+from libs.storage import Database
+from libs.storage.migrations import migrate
+from orderly.credentials import ensure_credentials
+from orderly.servers import CannotStart, Postgres, free_port, listening, nats_program, port_is_free
+from orderly.services import NAMES, SERVICES
+from orderly.settings import Settings
+from orderly.supervisor import Program, Supervisor, environment
+
+DatabaseKind = Literal["sqlite", "postgres"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run, and where."""
+
+    data_dir: Path
+    gateway_port: int
+    nats_port: int
+    database: DatabaseKind = "sqlite"
+    replicas: int = 1
+    database_urls: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, *, database: DatabaseKind, replicas: int = 1) -> "Plan":
+        """Follow the environment."""
+        return cls(
+            data_dir=settings.data_dir.resolve(),
+            gateway_port=settings.gateway_port,
+            nats_port=settings.nats_port,
+            database=database,
+            replicas=replicas,
+            database_urls={name: url for name in NAMES if (url := settings.database_url(name))},
+            extra={"PATIENCE_S": str(settings.patience_s)},
+        )
+
+
+class System:
+    """A running system. `say` gets a sentence whenever something happens."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.supervisor = Supervisor(say)
+        self._say = say
+        self._logs = plan.data_dir / "logs"
+        self._credentials = ensure_credentials(plan.data_dir / "keys")
+        self._ports: dict[str, list[int]] = {}
+        self._urls: dict[str, str] = {}
+
+    @property
+    def url(self) -> str:
+        """Where the gateway listens."""
+        return f"http://127.0.0.1:{self.plan.gateway_port}"
+
+    @property
+    def nats_url(self) -> str:
+        """Where NATS listens."""
+        return f"nats://127.0.0.1:{self.plan.nats_port}"
+
+    @property
+    def logs(self) -> Path:
+        """The folder with a log file for each process."""
+        return self._logs
+
+    def database_url(self, service: str) -> str:
+        """Where a service keeps its data."""
+        return self._urls[service]
+
+    def service_urls(self, service: str) -> list[str]:
+        """Where the replicas of a service listen."""
+        return [f"http://127.0.0.1:{port}" for port in self._ports[service]]
+
+    async def start(self) -> None:
+        """Start everything and wait until the gateway says OK. Raises `CannotStart`; stops what it had started."""
+        self._check_ports()
+        try:
+            await self._start_servers()
+            await self._migrate()
+            for name in NAMES:
+                self._ports[name] = [free_port() for _ in range(self.plan.replicas)]
+            await asyncio.gather(*(self.supervisor.start(program) for program in self._programs()))
+            await self.healthy(within_s=30)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop the gateway and the services first, so that what they have to say still finds a broker."""
+        labels = self.supervisor.labels
+        await self.supervisor.stop([label for label in labels if label.startswith("gateway")])
+        await self.supervisor.stop([label for label in labels if label not in ("nats", "postgres")])
+        await self.supervisor.stop(["nats"])
+        await self.supervisor.stop(["postgres"])
+
+    async def healthy(self, *, within_s: float) -> None:
+        """Wait until ``/client/health/`` is OK. Raises `CannotStart` with the names of those that are not."""
+        deadline = time.monotonic() + within_s
+        last = "no answer"
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3)) as session:
+            while time.monotonic() < deadline:
+                try:
+                    async with session.get(f"{self.url}/client/health/") as response:
+                        if response.status == 200:
+                            return
+                        last = "down: " + ", ".join((await response.json()).get("down", []))
+                except (aiohttp.ClientError, TimeoutError, OSError):
+                    pass
+                await asyncio.sleep(0.05)
+        raise CannotStart(f"the system is not healthy after {within_s:.0f} s ({last}); see {self._logs}")
+
+    def _check_ports(self) -> None:
+        for port, setting in ((self.plan.gateway_port, "GATEWAY_PORT"), (self.plan.nats_port, "NATS_PORT")):
+            if not port_is_free(port):
+                raise CannotStart(f"port {port} is in use; stop what listens there, or set {setting} to another")
+
+    async def _start_servers(self) -> None:
+        plan = self.plan
+        await self.supervisor.start(nats_program(plan.data_dir / "nats", plan.nats_port, self._credentials, self._logs))
+        missing = [name for name in NAMES if name not in plan.database_urls]
+        self._urls = dict(plan.database_urls)
+        if plan.database == "postgres" and missing:
+            postgres = Postgres(plan.data_dir / "postgres", free_port(), self._credentials, self._logs, self._say)
+            program = await asyncio.to_thread(postgres.prepare)
+            await self.supervisor.start(program)
+            await listening(int(program.argv[6]), within_s=20, what="PostgreSQL", log=program.log)
+            await postgres.create_databases()
+            self._urls |= {name: postgres.url(name) for name in missing}
+        else:
+            folder = plan.data_dir / "sqlite"
+            self._urls |= {name: f"sqlite:///{folder / name}.db" for name in missing}
+        await listening(plan.nats_port, within_s=20, what="nats-server", log=self._logs / "nats.log")
+
+    async def _migrate(self) -> None:
+        for service in SERVICES:
+            database = Database(self._urls[service.name], name="orderly migrate")
+            try:
+                applied = await migrate(database, service.migrations)
+            finally:
+                await database.close()
+            if applied:
+                self._say(f"{service.name}: database brought up to date ({', '.join(applied)})")
+
+    def _programs(self) -> list[Program]:
+        bin_folder = Path(sys.executable).parent
+        common = {
+            "JWT_PUBLIC_KEYS": str(self._credentials.public_keys),
+            "PYTHONUNBUFFERED": "1",
+            **self.plan.extra,
+        }
+        programs = []
+        for name in NAMES:
+            env = {
+                **common,
+                "NATS_URL": self.nats_url,
+                "NATS_USER": name,
+                "NATS_PASSWORD": self._credentials.nats[name],
+                "DATABASE_URL": self._urls[name],
+                "FINGERPRINT_KEY": self._credentials.fingerprint_key,
+            }
+            if name == "auth":
+                env["JWT_PRIVATE_KEY"] = str(self._credentials.private_key)
+            for replica, port in enumerate(self._ports[name], 1):
+                suffix = "" if replica == 1 else f"-{replica}"
+                program = Program(
+                    name,
+                    [str(bin_folder / name)],
+                    environment(**env, PORT=str(port)),
+                    self._logs / f"{name}{suffix}.log",
+                    replica=replica,
+                )
+                programs.append(program)
+        urls = {f"{name.upper()}_URL": ",".join(self.service_urls(name)) for name in NAMES}
+        env = environment(**common, **urls, PORT=str(self.plan.gateway_port))
+        programs.append(Program("gateway", [str(bin_folder / "gateway")], env, self._logs / "gateway.log"))
+        return programs

@@ -1,0 +1,29 @@
+"""Orders' table: what it states, what it listens to, what it answers. The composition root."""
+
+from pathlib import Path
+
+from libs.contracts.billing import PaymentAccepted, PaymentDeclined, PaymentRefunded
+from libs.contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
+from libs.messaging.consumer import Listens
+from libs.service import Chore, Service
+from orders import api, handlers
+from orders.settings import Settings
+from orders.store import SqlOrders
+from orders.tables import METADATA
+
+service = Service(
+    name="orders",
+    folder=Path(__file__).parent,
+    settings=Settings,
+    store=SqlOrders,
+    tables=METADATA,
+    publishes=(OrderPlaced, OrderConfirmed, OrderRejected, OrderCancelled),
+    listens=(
+        Listens(PaymentAccepted, handlers.on_payments_accepted, answers=(OrderConfirmed,)),
+        Listens(PaymentDeclined, handlers.on_payments_declined, answers=(OrderRejected,)),
+        Listens(PaymentRefunded, handlers.on_payments_refunded),
+    ),
+    hears=("orders.order.confirmed.*", "orders.order.rejected.*"),
+    chores=(Chore(handlers.restate_overdue, every_s=1.0),),
+    routes=api.ROUTES,
+)

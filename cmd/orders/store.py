@@ -1,0 +1,112 @@
+"""The orders in SQL. Works within the caller's transaction and never commits."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orders.domain import Order, OrderStatus
+from orders.tables import orders
+
+
+class SqlOrders:
+    """`orders.ports.Orders` on SQLite or PostgreSQL."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add(self, placed: Sequence[Order], *, due_at: datetime) -> None:
+        """See `Orders`."""
+        rows = [
+            {
+                "id": order.id,
+                "user_id": order.user_id,
+                "price_minor": order.price_minor,
+                "description": order.description,
+                "status": order.status.value,
+                "reason": order.reason,
+                "refunded_minor": order.refunded_minor,
+                "created_at": order.created_at,
+                "traceparent": order.traceparent,
+                "due_at": due_at,
+                "restated": order.restated,
+            }
+            for order in placed
+        ]
+        if rows:
+            await self._connection.execute(insert(orders), rows)
+
+    async def lock(self, order_ids: Collection[UUID]) -> Mapping[UUID, Order]:
+        """See `Orders`."""
+        query = select(orders).where(orders.c.id.in_(order_ids)).order_by(orders.c.id).with_for_update()
+        return {row.id: _order(row) for row in await self._connection.execute(query)}
+
+    async def save(self, changed: Sequence[Order], *, due_at: datetime) -> None:
+        """See `Orders`."""
+        statement = (
+            update(orders)
+            .where(orders.c.id == bindparam("order"))
+            .values(
+                status=bindparam("now_status"),
+                reason=bindparam("now_reason"),
+                refunded_minor=bindparam("now_refunded"),
+                due_at=bindparam("now_due"),
+                restated=bindparam("now_restated"),
+            )
+        )
+        rows = [
+            {
+                "order": order.id,
+                "now_status": order.status.value,
+                "now_reason": order.reason,
+                "now_refunded": order.refunded_minor,
+                "now_due": None if order.settled else due_at,
+                "now_restated": order.restated,
+            }
+            for order in changed
+        ]
+        if rows:
+            await self._connection.execute(statement, rows)
+
+    async def overdue(self, now: datetime, *, limit: int) -> Sequence[Order]:
+        """See `Orders`."""
+        query = (
+            select(orders)
+            .where(orders.c.due_at <= now)
+            .order_by(orders.c.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return [_order(row) for row in await self._connection.execute(query)]
+
+    async def find(self, order_id: UUID, owner: UUID) -> Order | None:
+        """See `Orders`."""
+        query = select(orders).where(orders.c.id == order_id, orders.c.user_id == owner)
+        row = (await self._connection.execute(query)).one_or_none()
+        return _order(row) if row else None
+
+    async def page(self, owner: UUID, *, before: UUID | None, limit: int) -> Sequence[Order]:
+        """See `Orders`."""
+        query = select(orders).where(orders.c.user_id == owner)
+        if before is not None:
+            query = query.where(orders.c.id < before)
+        query = query.order_by(orders.c.id.desc()).limit(limit)
+        return [_order(row) for row in await self._connection.execute(query)]
+
+
+def _order(row: Row[Any]) -> Order:
+    return Order(
+        id=row.id,
+        user_id=row.user_id,
+        price_minor=row.price_minor,
+        description=row.description,
+        status=OrderStatus(row.status),
+        reason=row.reason,
+        created_at=row.created_at,
+        refunded_minor=row.refunded_minor,
+        traceparent=row.traceparent,
+        restated=row.restated,
+    )

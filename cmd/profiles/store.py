@@ -1,0 +1,66 @@
+"""The profiles in SQL. Works within the caller's transaction and never commits."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from libs.storage.database import insert_new
+from profiles.domain import Profile
+from profiles.tables import profiles
+
+
+class SqlProfiles:
+    """`profiles.ports.Profiles` on SQLite or PostgreSQL."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add(self, started: Sequence[Profile]) -> None:
+        """See `Profiles`."""
+        rows = [asdict(profile) for profile in sorted(started, key=lambda profile: profile.user_id)]
+        await insert_new(self._connection, profiles, rows, key="user_id")
+
+    async def lock(self, user_ids: Collection[UUID]) -> Mapping[UUID, Profile]:
+        """See `Profiles`."""
+        query = select(profiles).where(profiles.c.user_id.in_(user_ids)).order_by(profiles.c.user_id).with_for_update()
+        return {row.user_id: _profile(row) for row in await self._connection.execute(query)}
+
+    async def save(self, changed: Sequence[Profile]) -> None:
+        """See `Profiles`."""
+        statement = (
+            update(profiles)
+            .where(profiles.c.user_id == bindparam("user"))
+            .values(
+                email=bindparam("now_email"),
+                first_name=bindparam("now_first_name"),
+                last_name=bindparam("now_last_name"),
+                phone=bindparam("now_phone"),
+                version=bindparam("now_version"),
+            )
+        )
+        rows = [
+            {
+                "user": profile.user_id,
+                "now_email": profile.email,
+                "now_first_name": profile.first_name,
+                "now_last_name": profile.last_name,
+                "now_phone": profile.phone,
+                "now_version": profile.version,
+            }
+            for profile in changed
+        ]
+        if rows:
+            await self._connection.execute(statement, rows)
+
+    async def find(self, user_id: UUID) -> Profile | None:
+        """See `Profiles`."""
+        row = (await self._connection.execute(select(profiles).where(profiles.c.user_id == user_id))).one_or_none()
+        return _profile(row) if row else None
+
+
+def _profile(row: Row[Any]) -> Profile:
+    return Profile(**row._mapping)  # noqa: SLF001 - the documented way to a row's names and values

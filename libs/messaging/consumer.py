@@ -1,0 +1,205 @@
+"""Consumers: feed one stream's messages to the handlers, a batch a unit of work, acknowledged after the commit."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import structlog
+
+from libs.contracts import Fact, publisher_of, stream_of
+from libs.errors import Kind, Refusal
+from libs.messaging import dead_letters
+from libs.messaging.bus import Bus, Delivery, Durable, Subscription
+from libs.messaging.envelope import Event, open_envelope
+from libs.messaging.unit import Unit, Units
+from libs.storage import is_transient
+
+StoreT = TypeVar("StoreT")
+FactT = TypeVar("FactT", bound=Fact)
+
+MAX_ATTEMPTS: Final = 20
+"""Deliveries without an outcome after which a message is set aside."""
+
+PAUSE_S: Final = 1.0
+KEEP_ALIVE_S: Final = 10.0
+
+log = structlog.get_logger()
+
+Handler = Callable[[Sequence[Event[FactT]], Unit[StoreT]], Awaitable[None]]
+"""Handles facts of one type that arrived together, in stream order, within one transaction. Any of them may
+have been handled before: a handler's effects are keyed by their cause, so that the second time changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listens(Generic[StoreT]):
+    """A line of a service's table: the handler that answers a fact, and the facts it may answer with."""
+
+    fact: type[Fact]
+    handler: Callable[[Sequence[Any], Unit[StoreT]], Awaitable[None]]
+    answers: tuple[type[Fact], ...] = ()
+
+
+def durables(service: str, table: Sequence[Listens[Any]]) -> list[Durable]:
+    """List the durable consumers of `service`: one a stream, named after the service."""
+    subjects: dict[str, list[str]] = {}
+    for line in table:
+        subjects.setdefault(stream_of(publisher_of(line.fact)), []).append(f"{line.fact.type}.*")
+    return [Durable(stream, service, tuple(wanted)) for stream, wanted in subjects.items()]
+
+
+class Consumer(Generic[StoreT]):
+    """Pulls from one durable consumer and hands batches to the handlers of its types."""
+
+    def __init__(
+        self, service: str, durable: Durable, table: Sequence[Listens[StoreT]], units: Units[StoreT], *, batch_limit: int
+    ) -> None:
+        self._service = service
+        self._durable = durable
+        self._table = {line.fact.type: line for line in table}
+        self._units = units
+        self._batch_limit = batch_limit
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Finish the batch in hand and take no other."""
+        self._stopping.set()
+
+    async def run(self, bus: Bus) -> None:
+        """Consume until stopped."""
+        subscription = await bus.subscribe(self._durable)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while not self._stopping.is_set():
+                pulling = asyncio.ensure_future(subscription.next_batch(self._batch_limit))
+                await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not pulling.done():
+                    pulling.cancel()
+                    break
+                try:
+                    await self.process(pulling.result(), subscription)
+                except Exception:
+                    # Not acknowledged, so it comes again after its ack_wait.
+                    log.exception("batch given up for now", stream=self._durable.stream)
+        finally:
+            stopping.cancel()
+            await subscription.close()
+
+    async def process(self, batch: Sequence[Delivery], subscription: Subscription) -> None:
+        """Handle a batch to its end: every message is acknowledged, set aside, or given back."""
+        kept_alive = time.monotonic()
+        while True:
+            try:
+                await self._handle(batch)
+            except Exception as error:
+                if _transient(error):
+                    # Not the messages' fault: pause, and spend no deliveries on it.
+                    log.warning("consumer pauses", stream=self._durable.stream, batch=len(batch), error=str(error))
+                    await asyncio.sleep(PAUSE_S)
+                    if time.monotonic() - kept_alive > KEEP_ALIVE_S:
+                        kept_alive = time.monotonic()
+                        await _keep((*batch, *subscription.held()))
+                    if self._stopping.is_set():
+                        return
+                    continue
+                await self._isolate(batch, error, subscription)
+            return
+
+    async def _isolate(self, batch: Sequence[Delivery], error: Exception, subscription: Subscription) -> None:
+        """One message at a time, so that a bad one stops nobody."""
+        if len(batch) > 1:
+            log.warning("batch failed; one by one", batch=len(batch), error=str(error))
+            for delivery in batch:
+                await self.process([delivery], subscription)
+            return
+        delivery = batch[0]
+        if isinstance(error, Refusal) or delivery.attempt >= MAX_ATTEMPTS:
+            await self._set_aside(delivery, error)
+            return
+        delay_s = min(0.5 * 2 ** (delivery.attempt - 1), 30.0)
+        log.error(
+            "message failed; will be delivered again",
+            subject=delivery.subject,
+            message_id=dead_letters.event_id_of(delivery),
+            attempt=delivery.attempt,
+            delay_s=delay_s,
+            exc_info=error,
+        )
+        await delivery.nak(delay_s)
+
+    async def _handle(self, batch: Sequence[Delivery]) -> None:
+        started = time.perf_counter()
+        events: dict[str, list[Event[Any]]] = {name: [] for name in self._table}
+        unreadable: list[tuple[Delivery, Refusal]] = []
+        for delivery in batch:
+            try:
+                event = self._read(delivery)
+                events[event.fact.type].append(event)
+            except Refusal as refusal:
+                unreadable.append((delivery, refusal))
+        if len(unreadable) < len(batch):
+            async with self._units.begin() as unit:
+                for name, line in self._table.items():
+                    if events[name]:
+                        await line.handler(events[name], unit)
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        for name, some in events.items():
+            if some:
+                _log_handled(name, some, elapsed_ms)
+        refused = {id(delivery) for delivery, _ in unreadable}
+        for delivery in batch:
+            if id(delivery) not in refused:
+                await delivery.ack()
+        for delivery, why in unreadable:
+            await self._set_aside(delivery, why)
+
+    def _read(self, delivery: Delivery) -> Event[Any]:
+        kind = delivery.subject.rsplit(".", 1)[0]
+        line = self._table.get(kind)
+        if line is None:  # the consumer's filter lets nothing else through; believe the subject all the same
+            raise _unknown(delivery.subject)
+        event = open_envelope(line.fact, delivery.payload, delivery.headers)
+        if event.fact.subject != delivery.subject:
+            raise _unknown(delivery.subject)
+        return event
+
+    async def _set_aside(self, delivery: Delivery, error: Exception) -> None:
+        async with self._units.begin() as unit:
+            announcement = await dead_letters.set_aside(unit.connection, self._service, delivery, error, unit.now)
+            if announcement:
+                unit.outgoing.append(announcement)
+        log.error(
+            "message set aside",
+            subject=delivery.subject,
+            message_id=dead_letters.event_id_of(delivery),
+            attempts=delivery.attempt,
+            error=str(error),
+        )
+        await delivery.term()
+
+
+def _unknown(subject: str) -> Refusal:
+    """Make the refusal of a message whose subject and content do not belong together."""
+    return Refusal("unknown_message", f"{subject} does not carry what its subject says", Kind.MALFORMED)
+
+
+def _transient(error: Exception) -> bool:
+    return is_transient(error) or (isinstance(error, Refusal) and error.transient)
+
+
+async def _keep(deliveries: Sequence[Delivery]) -> None:
+    for delivery in deliveries:
+        await delivery.in_progress()
+
+
+def _log_handled(kind: str, events: Sequence[Event[Any]], elapsed_ms: float) -> None:
+    log.info(
+        "handled",
+        type=kind,
+        batch=len(events),
+        ms=round(elapsed_ms, 1),
+        keys=[str(event.fact.key) for event in events],
+        message_ids=[event.id for event in events],
+        trace_ids=[event.trace.trace_id for event in events],
+    )

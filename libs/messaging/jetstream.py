@@ -1,0 +1,383 @@
+"""The bus for real: NATS JetStream through nats-py."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError, NotFoundError
+
+from libs.contracts import stream_of
+from libs.messaging.bus import BusUnavailable, Delivery, Durable
+from libs.messaging.envelope import Outgoing
+
+MAX_AGE_S: Final = 7 * 24 * 3600
+ACK_WAIT_S: Final = 30.0
+PREFETCH: Final = 512
+"""Messages asked for ahead of the handlers: two full batches, so that one waits while one is handled."""
+
+MAX_ACK_PENDING: Final = 10_000
+HEARTBEAT_S: Final = 2.0
+PULL_EXPIRES_S: Final = 30.0
+PUBLISH_TIMEOUT_S: Final = 5.0
+SINGLES_IN_FLIGHT: Final = 64
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class JetStreamSettings:
+    """How to reach the servers, and how this service's own stream is kept."""
+
+    url: str
+    name: str
+    user: str | None = None
+    password: str | None = None
+    replicas: int = 1
+    max_bytes: int = 1 << 30
+
+
+class JetStream:
+    """One connection to NATS. Reconnects for ever; until it is back, publishing raises `BusUnavailable`."""
+
+    def __init__(self, client: Client, settings: JetStreamSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
+        self._subscriptions: list[_Pull] = []
+
+    @classmethod
+    async def connect(cls, settings: JetStreamSettings, *, on_closed: Callable[[], None] = lambda: None) -> Self:
+        """Connect once. Raises `BusUnavailable` within seconds when no server answers; the caller tries again.
+
+        `on_closed` is called when the client gives up for good: the process should end and be restarted.
+        """
+        client = Client()
+        bus = cls(client, settings)
+
+        async def disconnected() -> None:
+            log.warning("nats connection lost")
+
+        async def reconnected() -> None:
+            log.info("nats connection is back")
+            for subscription in bus._subscriptions:
+                subscription.restart()
+
+        async def closed() -> None:
+            on_closed()
+
+        async def failed(error: Exception) -> None:
+            # Permission violations arrive only here; whoever asked sees a timeout.
+            log.warning("nats error", error=str(error) or type(error).__name__)
+
+        try:
+            async with asyncio.timeout(5):
+                await client.connect(
+                    servers=settings.url.split(","),
+                    name=settings.name,
+                    user=settings.user,
+                    password=settings.password,
+                    inbox_prefix=f"_INBOX_{settings.name}",
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,  # the default gives up after 60 and closes for good
+                    reconnect_time_wait=0.25,  # type: ignore[arg-type] # seconds; a fraction works
+                    connect_timeout=2,
+                    ping_interval=5,  # the default sees a half-open connection after four minutes
+                    pending_size=-1,  # while disconnected, fail at once instead of timing out and being sent later
+                    disconnected_cb=disconnected,
+                    reconnected_cb=reconnected,
+                    closed_cb=closed,
+                    error_cb=failed,
+                )
+        except (NatsError, OSError, TimeoutError) as error:
+            with contextlib.suppress(Exception):
+                await client.close()
+            raise BusUnavailable(f"no NATS server at {settings.url}: {str(error) or type(error).__name__}") from error
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        return self._client.is_connected
+
+    async def ensure_stream(self, service: str) -> None:
+        """Create the stream of `service`, or bring it up to date. Its room is never lowered."""
+        name = stream_of(service)
+        wanted = StreamConfig(
+            name=name,
+            subjects=[f"{service}.>"],
+            retention=RetentionPolicy.LIMITS,  # a work queue's dedup dies with a restart (nats-server#3272)
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.NEW,
+            max_age=MAX_AGE_S,
+            max_bytes=self._settings.max_bytes,
+            num_replicas=self._settings.replicas,
+            duplicate_window=120,
+            deny_delete=True,
+            deny_purge=True,
+            allow_atomic=True,
+            max_consumers=-1,
+            max_msgs=-1,
+        )
+        with _unavailable():
+            try:
+                there = (await self._js.stream_info(name)).config
+            except NotFoundError:
+                await self._js.add_stream(wanted)
+                return
+            room = max(there.max_bytes or 0, self._settings.max_bytes)
+            await self._js.update_stream(wanted, max_bytes=room, metadata=there.metadata)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[int]:
+        """Store the messages, in order. Several become one atomic batch; a refused batch is published singly."""
+        if not messages:
+            return []
+        with _unavailable():
+            if len(messages) > 1:
+                sequences = await self._publish_batch(messages)
+                if sequences is not None:
+                    return sequences
+            return await self._publish_singly(messages)
+
+    async def _publish_batch(self, messages: Sequence[Outgoing]) -> list[int] | None:
+        batch_id = str(messages[0].id)
+        *head, last = messages
+        for number, message in enumerate(head, 1):
+            headers = {**message.headers, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)}
+            await self._client.publish(message.subject, message.payload, headers=headers)
+        headers = {
+            **last.headers,
+            "Nats-Batch-Id": batch_id,
+            "Nats-Batch-Sequence": str(len(messages)),
+            "Nats-Batch-Commit": "1",
+        }
+        reply = await self._client.request(last.subject, last.payload, timeout=PUBLISH_TIMEOUT_S, headers=headers)
+        ack: dict[str, Any] = json.loads(reply.data)
+        if "error" in ack or ack.get("count") != len(messages):
+            # Refused whole; for example because one id is stored already (error 10201): then singly, where
+            # a known id is acknowledged as a duplicate.
+            log.info("atomic batch refused", batch=len(messages), answer=ack)
+            return None
+        last_sequence = int(ack["seq"])
+        return list(range(last_sequence - len(messages) + 1, last_sequence + 1))
+
+    async def _publish_singly(self, messages: Sequence[Outgoing]) -> list[int]:
+        sequences: list[int] = []
+        for start in range(0, len(messages), SINGLES_IN_FLIGHT):
+            some = messages[start : start + SINGLES_IN_FLIGHT]
+            # publish() adds to the headers it is given, hence the copies.
+            acks = await asyncio.gather(
+                *(
+                    self._js.publish(
+                        message.subject, message.payload, timeout=PUBLISH_TIMEOUT_S, headers=dict(message.headers)
+                    )
+                    for message in some
+                )
+            )
+            sequences.extend(ack.seq for ack in acks)
+        return sequences
+
+    async def subscribe(self, durable: Durable) -> "_Pull":
+        """Create or update the durable consumer and pull from it; waits for its stream to be there."""
+        config = ConsumerConfig(
+            name=durable.name,
+            durable_name=durable.name,
+            filter_subjects=list(durable.subjects),
+            deliver_policy=DeliverPolicy.ALL,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ACK_WAIT_S,
+            max_deliver=-1,  # a spent max_deliver is silence; what cannot be handled becomes a dead letter instead
+            max_ack_pending=MAX_ACK_PENDING,
+        )
+        waiting = False
+        while True:
+            try:
+                with _unavailable():
+                    await self._js.add_consumer(durable.stream, config)
+                    break
+            except NotFoundError:
+                if not waiting:
+                    log.info("waiting for a stream", stream=durable.stream, consumer=durable.name)
+                waiting = True
+                await asyncio.sleep(0.1)
+        pull = _Pull(self._client, durable)
+        await pull.start()
+        self._subscriptions.append(pull)
+        return pull
+
+    async def listen(self, subject: str, hear: Callable[[str], Awaitable[None] | None]) -> None:
+        """Hear the subjects of whatever passes by on `subject`."""
+
+        async def on_message(message: Msg) -> None:
+            result = hear(message.subject)
+            if result is not None:
+                await result
+
+        await self._client.subscribe(subject, cb=on_message)
+
+    async def close(self) -> None:
+        """Flush what was sent and leave. Not drain(), which can stall for 30 s after pulls."""
+        for subscription in self._subscriptions:
+            await subscription.close()
+        with contextlib.suppress(NatsError, TimeoutError, OSError):
+            await self._client.flush(timeout=2)
+        await self._client.close()
+
+
+class _Pull:
+    """A standing pull request into a local queue: several times faster than one fetch() after the other."""
+
+    def __init__(self, client: Client, durable: Durable) -> None:
+        self._client = client
+        self._durable = durable
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}"
+        self._inbox = client.new_inbox()
+        self._queue: deque[_Delivery] = deque()
+        self._arrived = asyncio.Event()
+        self._expected = 0  # messages the server still owes to our pull requests
+        self._heard_at = 0.0
+        self._epoch = 0  # counts connections: acknowledgements go only to the one that delivered
+        self._closed = False
+
+    async def start(self) -> None:
+        """Open the inbox and ask for the first messages."""
+        self._subscription = await self._client.subscribe(
+            self._inbox, cb=self._on_message, pending_msgs_limit=4 * PREFETCH, pending_bytes_limit=0
+        )
+        await self._top_up()
+
+    def restart(self) -> None:
+        """After a reconnection: forget what the old connection delivered. It comes again after its ack_wait."""
+        self._epoch += 1
+        self._queue.clear()
+        self._expected = 0
+        self._arrived.set()
+
+    def current(self, epoch: int) -> bool:
+        """Whether `epoch` is that of the connection in use."""
+        return epoch == self._epoch and self._client.is_connected
+
+    async def next_batch(self, limit: int) -> Sequence[Delivery]:
+        """Wait for messages; return those that are here, from 1 to `limit`."""
+        while not self._queue:
+            self._arrived.clear()
+            await self._top_up()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), HEARTBEAT_S)
+            if self._expected and time.monotonic() - self._heard_at > 2 * HEARTBEAT_S + 1:
+                # Two missed heartbeats: the request is gone (a leader changed, a consumer was made anew).
+                log.info("pull went silent; asking again", stream=self._durable.stream)
+                self._expected = 0
+        batch = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+        await self._top_up()
+        return batch
+
+    def held(self) -> Sequence[Delivery]:
+        """Messages that wait in the local queue."""
+        return list(self._queue)
+
+    async def close(self) -> None:
+        """Ask for no more. What waits in the queue is delivered elsewhere, or here again, after its ack_wait."""
+        self._closed = True
+        with contextlib.suppress(NatsError):
+            for delivery in self._queue:
+                await delivery.nak(0)
+            await self._subscription.unsubscribe()
+        self._queue.clear()
+
+    async def _top_up(self) -> None:
+        room = PREFETCH - len(self._queue) - self._expected
+        if self._closed or room < PREFETCH // 2 or not self._client.is_connected:
+            return
+        request = {"batch": room, "expires": int(PULL_EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
+        with contextlib.suppress(NatsError):
+            await self._client.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+            self._expected += room
+            self._heard_at = time.monotonic()
+
+    async def _on_message(self, message: Msg) -> None:
+        self._heard_at = time.monotonic()
+        if message.headers and not message.reply and "Status" in message.headers:
+            self._on_status(message.headers)
+            return
+        self._expected = max(0, self._expected - 1)
+        self._queue.append(_Delivery(message, self, self._epoch))
+        self._arrived.set()
+
+    def _on_status(self, headers: Mapping[str, str]) -> None:
+        if headers["Status"] == "100":
+            return  # a heartbeat: nothing to deliver, still there
+        left = headers.get("Nats-Pending-Messages")
+        self._expected = max(0, self._expected - int(left)) if left else 0
+        if headers["Status"] not in ("408", "404"):
+            log.info("pull ended", stream=self._durable.stream, status=headers["Status"], why=headers.get("Description"))
+        if headers["Status"] != "503":  # 503: nobody answers; the heartbeat's pace is fast enough to ask again
+            self._arrived.set()
+
+
+class _Delivery:
+    """A JetStream message and the connection that delivered it."""
+
+    __slots__ = ("_epoch", "_message", "_pull", "attempt", "sequence", "stream")
+
+    def __init__(self, message: Msg, pull: _Pull, epoch: int) -> None:
+        self._message = message
+        self._pull = pull
+        self._epoch = epoch
+        tokens = message.reply.split(".")  # $JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<cseq>.<time>.<pending>
+        offset = 0 if len(tokens) == 9 else 2
+        self.stream = tokens[2 + offset]
+        self.attempt = int(tokens[4 + offset])
+        self.sequence = int(tokens[5 + offset])
+
+    @property
+    def subject(self) -> str:
+        return self._message.subject
+
+    @property
+    def payload(self) -> bytes:
+        return self._message.data
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._message.headers or {}
+
+    async def ack(self) -> None:
+        await self._answer(b"+ACK")
+
+    async def nak(self, delay_s: float) -> None:
+        await self._answer(b"-NAK" + (b" " + json.dumps({"delay": int(delay_s * 1e9)}).encode() if delay_s else b""))
+
+    async def term(self) -> None:
+        await self._answer(b"+TERM")
+
+    async def in_progress(self) -> None:
+        await self._answer(b"+WPI")
+
+    async def _answer(self, word: bytes) -> None:
+        # An acknowledgement of what an earlier connection delivered could count for another message: the
+        # broker may have been replaced by one that forgot (its sequences begin anew).
+        if self._pull.current(self._epoch):
+            with contextlib.suppress(NatsError):
+                await self._pull._client.publish(self._message.reply, word)  # noqa: SLF001 - its own pull
+
+
+@contextlib.contextmanager
+def _unavailable() -> Iterator[None]:
+    """Turn what the client raises when servers are away, or refuse to store, into `BusUnavailable`."""
+    try:
+        yield
+    except NotFoundError:
+        raise
+    except (NatsError, APIError, OSError, TimeoutError) as error:
+        raise BusUnavailable(str(error) or type(error).__name__) from error

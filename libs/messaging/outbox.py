@@ -1,0 +1,76 @@
+"""The transactional outbox: a fact is a row of the transaction that made it true, and is published after."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from libs.messaging.envelope import Outgoing
+from libs.messaging.tables import outbox
+
+RETENTION: Final = timedelta(days=8)
+"""Published rows are kept longer than any stream (7 days), so a stream can be made anew from them."""
+
+
+async def write(connection: AsyncConnection, messages: Sequence[Outgoing]) -> None:
+    """Write the messages into the outbox, in the caller's transaction."""
+    if messages:
+        await connection.execute(insert(outbox), [_to_row(message) for message in messages])
+
+
+async def unpublished(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Outgoing]:
+    """Read rows that no stream has acknowledged and that were written before `before`, oldest first.
+
+    Rows are selected by what they lack, never by "id greater than the last seen": concurrent transactions
+    commit out of id order, and such a cursor would skip rows.
+    """
+    query = (
+        select(outbox)
+        .where(outbox.c.published_at.is_(None), outbox.c.created_at < before)
+        .order_by(outbox.c.id)
+        .limit(limit)
+    )
+    return [_from_row(row) for row in await connection.execute(query)]
+
+
+async def mark_published(
+    connection: AsyncConnection, sequences: Sequence[tuple[UUID, int]], *, now: datetime
+) -> None:
+    """Record where the stream keeps each message."""
+    statement = (
+        update(outbox).where(outbox.c.id == bindparam("row_id")).values(published_at=now, sequence=bindparam("at"))
+    )
+    await connection.execute(statement, [{"row_id": row_id, "at": sequence} for row_id, sequence in sequences])
+
+
+async def prune(connection: AsyncConnection, *, now: datetime, limit: int) -> int:
+    """Delete up to `limit` rows published more than `RETENTION` ago; return how many were."""
+    cutoff = now - RETENTION
+    # Ids begin with their time, so the oldest rows are the first of the primary key: no other index is needed.
+    floor = UUID(int=int(cutoff.timestamp() * 1000) << 80)
+    old = (
+        select(outbox.c.id)
+        .where(outbox.c.id < floor, outbox.c.published_at < cutoff)
+        .order_by(outbox.c.id)
+        .limit(limit)
+    )
+    result = await connection.execute(delete(outbox).where(outbox.c.id.in_(old.scalar_subquery())))
+    return result.rowcount
+
+
+def _to_row(message: Outgoing) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "subject": message.subject,
+        "payload": message.payload.decode(),
+        "headers": orjson.dumps(dict(message.headers)).decode(),
+        "created_at": message.created_at,
+    }
+
+
+def _from_row(row: Row[Any]) -> Outgoing:
+    return Outgoing(row.id, row.subject, row.payload.encode(), orjson.loads(row.headers), row.created_at)

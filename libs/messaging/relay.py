@@ -1,0 +1,151 @@
+"""The relay: publishes what units of work have committed, at once; a sweep publishes what was left behind."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from libs.messaging import outbox
+from libs.messaging.bus import Bus, BusUnavailable
+from libs.messaging.envelope import Outgoing
+from libs.storage import Database, is_transient
+
+BATCH: Final = 256
+"""Messages in one atomic batch. Larger batches gain little and delay their first message."""
+
+HELD_AT_MOST: Final = 8_192
+"""Messages kept in memory. The rest stay in the outbox until the sweep comes for them."""
+
+SWEEP_EVERY_S: Final = 1.0
+LEFT_BEHIND: Final = timedelta(seconds=2)
+"""A row older than this was missed by the fast path: a crash, a full queue, a broker that was away."""
+
+STALLED_S: Final = 10.0
+"""Once the oldest unpublished row is older, new work is refused until the outbox drains."""
+
+PRUNE_EVERY_S: Final = 60.0
+
+log = structlog.get_logger()
+
+
+class Relay:
+    """Publishes the outbox. Delivery is at least once: a row is marked only after the stream acknowledged it.
+
+    Messages of one process are published in the order of their commits while the bus is there; after an
+    outage, oldest first. No order holds between processes, and nothing may rely on one.
+    """
+
+    def __init__(self, database: Database, bus: Bus) -> None:
+        self._database = database
+        self._bus = bus
+        self._queue: deque[Outgoing] = deque()
+        self._held: set[UUID] = set()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._oldest: datetime | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """Age in seconds of the oldest row that the last sweep found unpublished; 0 when there is none."""
+        return (datetime.now(UTC) - self._oldest).total_seconds() if self._oldest else 0.0
+
+    @property
+    def stalled(self) -> bool:
+        """Whether facts wait for so long that no more should be promised."""
+        return self.lag_s > STALLED_S
+
+    def offer(self, messages: Sequence[Outgoing]) -> None:
+        """Take over messages whose transaction has just been committed."""
+        for message in messages:
+            if len(self._queue) >= HELD_AT_MOST:
+                return  # the sweep will find it
+            if message.id not in self._held:
+                self._queue.append(message)
+                self._held.add(message.id)
+        if self._queue:
+            self._idle.clear()
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._publish_forever(), name="relay")
+            tasks.create_task(self._sweep_forever(), name="relay sweep")
+            tasks.create_task(self._prune_forever(), name="outbox pruning")
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until everything taken over is published, or `timeout_s` is over (the sweep of the next start goes on)."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+    async def _publish_forever(self) -> None:
+        pause_s = 0.0
+        while True:
+            await self._wake.wait()
+            if not self._queue:
+                self._wake.clear()
+                self._idle.set()
+                continue
+            batch = list(islice(self._queue, BATCH))
+            try:
+                await self._publish(batch)
+            except Exception as error:
+                # Unknown whether it is stored: the same ids go out again. Also for what we did not foresee:
+                # a relay that dies would be silence.
+                pause_s = min(max(pause_s * 2, 0.05), 1.0)
+                expected = isinstance(error, BusUnavailable) or is_transient(error)
+                log.warning("relay waits", waiting=len(self._queue), error=str(error), exc_info=not expected)
+                await asyncio.sleep(pause_s)
+            else:
+                pause_s = 0.0
+                for message in batch:
+                    self._queue.popleft()
+                    self._held.discard(message.id)
+
+    async def _publish(self, batch: list[Outgoing]) -> None:
+        sequences = await self._bus.publish(batch)
+        async with self._database.writing() as connection:
+            marks = [(message.id, sequence) for message, sequence in zip(batch, sequences, strict=True)]
+            await outbox.mark_published(connection, marks, now=datetime.now(UTC))
+        log.debug("published", batch=len(batch))
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            with _survived("sweep"):
+                await self._sweep()
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def _sweep(self) -> None:
+        now = datetime.now(UTC)
+        async with self._database.reading() as connection:
+            left = await outbox.unpublished(connection, before=now - LEFT_BEHIND, limit=1_000)
+        self._oldest = left[0].created_at if left else None
+        missed = [message for message in left if message.id not in self._held]
+        if missed and self._bus.connected:
+            log.info("sweep found unpublished facts", found=len(missed))
+            self.offer(missed)
+
+    async def _prune_forever(self) -> None:
+        while True:
+            pruned = 0
+            with _survived("outbox pruning"):
+                async with self._database.writing() as connection:
+                    pruned = await outbox.prune(connection, now=datetime.now(UTC), limit=500)
+                if pruned:
+                    log.debug("outbox pruned", rows=pruned)
+            await asyncio.sleep(PRUNE_EVERY_S if not pruned else 1.0)
+
+
+@contextlib.contextmanager
+def _survived(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.warning("background work failed", what=what, error=str(error), exc_info=not is_transient(error))

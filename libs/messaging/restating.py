@@ -1,0 +1,34 @@
+"""Restating: a question whose answer is overdue is stated again, as a new event with the header ``restated``.
+
+Whoever answers does so from its stored decision, so an answer that was lost comes again and nothing happens twice.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from libs.tracing import Trace
+
+AT_ONCE: Final = 100
+"""How many questions one tick states again, at most."""
+
+_FIRST: Final = timedelta(seconds=10)
+_LONGEST: Final = timedelta(hours=1)
+
+
+def due_again(restated: int, now: datetime) -> datetime:
+    """When an answer is overdue whose question was stated again `restated` times: 10 s, then twice as long each time."""
+    interval: timedelta = min(_FIRST * 2 ** min(restated, 16), _LONGEST)
+    return now + interval
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The cause of a restatement: what caused the question in the first place."""
+
+    trace: Trace
+
+    @classmethod
+    def of(cls, traceparent: str) -> "Origin":
+        """Read the place in the trace that was kept with the question."""
+        return cls(Trace.parse(traceparent))

@@ -1,0 +1,35 @@
+"""Least privilege on NATS: what each service may publish and subscribe to, derived from its table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from libs.contracts import stream_of
+from libs.messaging.bus import Durable
+
+_OWN_STREAM = ("CREATE", "UPDATE", "INFO", "DELETE", "MSG.GET")
+
+
+def permissions_of(service: str, durables: Sequence[Durable], hears: Sequence[str]) -> dict[str, Any]:
+    """Write the permissions of a service's NATS user, as nats-server's configuration wants them.
+
+    It may state its own facts, manage its own stream, make and consume its own durables, and hear its own facts
+    pass by; nothing else. Known hole: servers do not check reply subjects, so a hostile service could have an
+    answer stored on a foreign stream; consumers therefore check subject and schema of what they get.
+    """
+    own = stream_of(service)
+    publish = [f"{service}.>", *(f"$JS.API.STREAM.{verb}.{own}" for verb in _OWN_STREAM)]
+    for durable in durables:
+        at = f"{durable.stream}.{durable.name}"
+        publish += [f"$JS.API.CONSUMER.{verb}.{at}" for verb in ("CREATE", "INFO", "MSG.NEXT")]
+        publish += [f"$JS.ACK.{at}.>", f"$JS.ACK.*.*.{at}.>"]
+    return {"publish": {"allow": publish}, "subscribe": {"allow": [f"_INBOX_{service}.>", *hears]}}
+
+
+def observer_permissions(services: Sequence[str]) -> dict[str, Any]:
+    """Write the permissions of the observer: sees every fact and every stream's state, changes nothing."""
+    reads = ["INFO", "STREAM.INFO.*", "STREAM.NAMES", "STREAM.LIST", "STREAM.MSG.GET.*", "DIRECT.GET.>"]
+    reads += ["CONSUMER.INFO.*.*", "CONSUMER.NAMES.*", "CONSUMER.LIST.*"]
+    return {
+        "publish": {"allow": [f"$JS.API.{subject}" for subject in reads]},
+        "subscribe": {"allow": [">"], "deny": [f"_INBOX_{service}.>" for service in services]},
+    }

@@ -1,0 +1,71 @@
+"""Units of work: one transaction, and the facts it states. Both become true at its commit, or neither."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final, Generic, TypeVar
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from libs.contracts import Fact
+from libs.messaging import outbox
+from libs.messaging.awaiting import Awaited
+from libs.messaging.envelope import Cause, Outgoing, seal
+from libs.messaging.relay import Relay
+from libs.storage import Database
+
+StoreT = TypeVar("StoreT")
+
+DEADLINE_S: Final = 15.0
+"""A unit of work takes no longer. Half of `ack_wait`, so nothing is delivered again while it is still handled."""
+
+
+class Unit(Generic[StoreT]):
+    """What a handler works with. It never commits; whoever began the unit does."""
+
+    def __init__(self, connection: AsyncConnection, store: StoreT, now: datetime) -> None:
+        self.connection = connection
+        self.store = store
+        self.now = now
+        self.outgoing: list[Outgoing] = []
+        self.stated: list[UUID] = []
+        self.woken: list[UUID] = []
+
+    def publish(self, fact: Fact, *, cause: Cause, restated: bool = False) -> None:
+        """State `fact`, because of `cause`. It is published after the commit, at least once."""
+        self.outgoing.append(seal(fact, cause=cause, now=self.now, restated=restated))
+        self.stated.append(fact.key)
+
+    def wake(self, key: UUID) -> None:
+        """After the commit, let requests that wait for `key` look again."""
+        self.woken.append(key)
+
+
+class Units(Generic[StoreT]):
+    """Begins units of work on one database and hands their facts to the relay once they are committed."""
+
+    def __init__(
+        self, database: Database, store: Callable[[AsyncConnection], StoreT], relay: Relay, awaited: Awaited
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._relay = relay
+        self._awaited = awaited
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Unit[StoreT]]:
+        """Open a unit of work; commit at the end, roll back on any exception or after `DEADLINE_S` seconds."""
+        async with asyncio.timeout(DEADLINE_S), self._database.writing() as connection:
+            unit = Unit(connection, self._store(connection), datetime.now(UTC))
+            yield unit
+            await outbox.write(connection, unit.outgoing)
+        self._relay.offer(unit.outgoing)
+        self._awaited.wake(unit.woken)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[StoreT]:
+        """Open the store for reading what is committed."""
+        async with self._database.reading() as connection:
+            yield self._store(connection)

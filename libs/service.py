@@ -1,0 +1,319 @@
+"""A service: its table, and the process that runs it.
+
+A table says what a service states, what it listens to, and what it answers over HTTP. Everything else
+(streams, durable consumers, relay, idempotency keys, problems, readiness, graceful stop) comes with standing
+in it.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Generic, cast
+
+import structlog
+from aiohttp import web
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncConnection
+from typing_extensions import TypeVar
+
+from libs import logs
+from libs.contracts import Fact
+from libs.messaging.awaiting import Awaited
+from libs.messaging.bus import Bus
+from libs.messaging.consumer import Consumer, Listens, durables
+from libs.messaging.jetstream import JetStream, JetStreamSettings
+from libs.messaging.relay import Relay
+from libs.messaging.unit import Unit, Units
+from libs.settings import HttpSettings, ServiceSettings
+from libs.storage import Database
+from libs.storage.migrations import migrate, pending
+from libs.web.app import make_app
+from libs.web.commands import Commands
+from libs.web.identity import Verifier
+from libs.web.routes import Edge, Route
+
+StoreT = TypeVar("StoreT")
+ToolsT = TypeVar("ToolsT", default=None)
+
+STOP_WITHIN_S: Final = 15.0
+RETRY_EVERY_S: Final = 0.5
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Chore(Generic[StoreT]):
+    """Work that is done again and again, a unit at a time; idempotent, since every replica does it."""
+
+    work: Callable[[Unit[StoreT]], Awaitable[None]]
+    every_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Service(Generic[StoreT, ToolsT]):
+    """The table of one service.
+
+    `hears` are plain subjects of its own facts; whoever waits for the id at their end looks again.
+    """
+
+    name: str
+    folder: Path
+    settings: type[ServiceSettings]
+    store: Callable[[AsyncConnection], StoreT]
+    tables: MetaData
+    routes: Sequence[Route]
+    publishes: Sequence[type[Fact]] = ()
+    listens: Sequence[Listens[StoreT]] = ()
+    hears: Sequence[str] = ()
+    chores: Sequence[Chore[StoreT]] = ()
+    tools: Callable[[Any], ToolsT] = field(default=lambda _settings: cast("ToolsT", None))
+
+    @property
+    def migrations(self) -> Path:
+        """Where the service's migrations lie."""
+        return self.folder / "migrations"
+
+
+class Running(Generic[StoreT, ToolsT]):
+    """One process of a service: waits for what it needs, works, and stops in good order."""
+
+    def __init__(self, service: Service[StoreT, ToolsT], settings: ServiceSettings) -> None:
+        self.service = service
+        self._settings = settings
+        self._database = Database(
+            settings.database_url.get_secret_value(), name=service.name, pool_size=settings.pool_size
+        )
+        self._bus: Bus | None = None
+        self._edge: Edge[StoreT, ToolsT] | None = None
+        self._schema_current = False
+        self._consumers: list[Consumer[StoreT]] = []
+        self._consuming: list[asyncio.Task[None]] = []
+        self._database_away = False
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def awaits(self) -> Sequence[str]:
+        """Name what is not there."""
+        missing = []
+        if not self._schema_current or self._database_away:
+            missing.append("database")
+        if self._bus is None or not self._bus.connected or self._edge is None:
+            missing.append("nats")
+        return missing
+
+    def edge(self) -> Edge[StoreT, ToolsT] | None:
+        """What routes work with, once it is there."""
+        return self._edge
+
+    @asynccontextmanager
+    async def started(self, connect: Callable[[], Awaitable[Bus]]) -> AsyncIterator[None]:
+        """Serve until the end of the block. Waits for the database and the bus in the background."""
+        verifier = Verifier(
+            self._settings.jwt_public_keys, issuer=self._settings.jwt_issuer, audience=self._settings.jwt_audience
+        )
+        app = make_app(self.service.routes, self, verifier)
+        work = asyncio.create_task(self._work(connect), name=self.service.name)
+        work.add_done_callback(self._report)
+        try:
+            async with serving(app, self._settings):
+                yield
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def failed(self) -> None:
+        """Return never; raise what ended the work."""
+        await self._failed
+
+    def _report(self, work: "asyncio.Task[None]") -> None:
+        if not work.cancelled() and (error := work.exception()) and not self._failed.done():
+            self._failed.set_exception(error)
+
+    async def _work(self, connect: Callable[[], Awaitable[Bus]]) -> None:
+        await self._await("database", self._check_schema)
+        bus = await self._await("nats", connect)
+        self._bus = bus
+        relay = Relay(self._database, bus)
+        try:
+            await self._await("nats", lambda: bus.ensure_stream(self.service.name))
+            awaited = Awaited()
+            units = Units(self._database, self.service.store, relay, awaited)
+            commands = Commands(units, batch_limit=self._settings.batch_limit)
+            for subject in self.service.hears:
+                await bus.listen(subject, awaited.hear)
+            self._edge = Edge(
+                units,
+                commands,
+                awaited,
+                relay,
+                tools=self.service.tools(self._settings),
+                patience_s=self._settings.patience_s,
+                fingerprint_key=self._settings.fingerprint_key.get_secret_value().encode(),
+            )
+            log.info("ready", database=str(self._database))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(relay.run())
+                tasks.create_task(self._watch_database())
+                for chore in self.service.chores:
+                    tasks.create_task(_repeat(chore, units))
+                self._consume(bus, units)
+                for consuming in self._consuming:
+                    tasks.create_task(_joined(consuming))
+        finally:
+            await asyncio.shield(asyncio.wait_for(self._finish(relay, bus), STOP_WITHIN_S))
+
+    def _consume(self, bus: Bus, units: Units[StoreT]) -> None:
+        for durable in durables(self.service.name, self.service.listens):
+            lines = [line for line in self.service.listens if f"{line.fact.type}.*" in durable.subjects]
+            consumer = Consumer(self.service.name, durable, lines, units, batch_limit=self._settings.batch_limit)
+            self._consumers.append(consumer)
+            self._consuming.append(asyncio.create_task(consumer.run(bus), name=f"consumer {durable.stream}"))
+
+    async def _finish(self, relay: Relay, bus: Bus) -> None:
+        """Finish the batches in hand, publish what they stated, leave. HTTP has stopped before."""
+        for consumer in self._consumers:
+            consumer.stop()
+        if self._consuming:
+            _, stuck = await asyncio.wait(self._consuming, timeout=8)
+            for task in stuck:
+                task.cancel()
+        draining = asyncio.create_task(relay.run())
+        await relay.flush(4)
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+        await bus.close()
+        await self._database.close()
+        log.info("stopped")
+
+    async def _await(self, what: str, attempt: Callable[[], Awaitable[Any]]) -> Any:
+        """Try until it succeeds, saying once what is awaited, and again every ten seconds."""
+        tries = 0
+        while True:
+            try:
+                return await attempt()
+            except Exception as error:
+                if tries % int(10 / RETRY_EVERY_S) == 0:
+                    log.warning("waiting", awaits=what, error=str(error).splitlines()[0] if str(error) else repr(error))
+                tries += 1
+                await asyncio.sleep(RETRY_EVERY_S)
+
+    async def _check_schema(self) -> None:
+        missing = await pending(self._database, self.service.migrations)
+        if missing:
+            raise RuntimeError(f"the database lacks {', '.join(missing)}; run `{self.service.name} migrate`")
+        self._schema_current = True
+
+    async def _watch_database(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(3):
+                    await self._database.ping()
+                self._database_away = False
+            except Exception as error:
+                if not self._database_away:
+                    log.warning("database is away", error=str(error) or repr(error))
+                self._database_away = True
+            await asyncio.sleep(1)
+
+
+async def _joined(task: "asyncio.Task[None]") -> None:
+    """Wait for a task without cancelling it: consumers finish their batch before they stop."""
+    await asyncio.shield(task)
+
+
+async def _repeat(chore: Chore[StoreT], units: Units[StoreT]) -> None:
+    while True:
+        await asyncio.sleep(chore.every_s)
+        try:
+            async with units.begin() as unit:
+                await chore.work(unit)
+        except Exception as error:
+            log.warning("chore failed", chore=chore.work.__name__, error=str(error))
+
+
+@asynccontextmanager
+async def serving(app: web.Application, settings: HttpSettings) -> AsyncIterator[None]:
+    """Answer HTTP until the end of the block; then accept nothing more and finish what is under way."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, keepalive_timeout=75)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
+        try:
+            await site.start()
+        except OSError as error:
+            sys.stderr.write(f"setting PORT: cannot listen on {settings.host}:{settings.port}: {error.strerror}\n")
+            raise SystemExit(2) from None
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run `work` as the process `name` until SIGTERM or SIGINT sets the event it is given."""
+    logs.configure(name, level=settings.log_level)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await work(stop)
+
+    if sys.platform == "win32":
+        asyncio.run(main())
+    else:
+        import uvloop  # noqa: PLC0415 - not on Windows
+
+        uvloop.run(main())
+
+
+def main_of(service: Service[Any, Any]) -> None:
+    """The program of a service: ``billing`` runs it, ``billing migrate`` brings its database up to date."""
+    parser = argparse.ArgumentParser(prog=service.name, description=f"The {service.name} service of Orderly.")
+    parser.add_argument("command", nargs="?", choices=["run", "migrate"], default="run")
+    command = parser.parse_args().command
+    settings = service.settings.from_environment()
+    if command == "migrate":
+        logs.configure(service.name, level=settings.log_level)
+        asyncio.run(_migrate(service, settings))
+    else:
+        run_process(service.name, settings, lambda stop: _run(service, settings, stop))
+
+
+async def _migrate(service: Service[Any, Any], settings: ServiceSettings) -> None:
+    database = Database(settings.database_url.get_secret_value(), name=f"{service.name} migrate")
+    try:
+        applied = await migrate(database, service.migrations)
+        log.info("migrated", database=str(database), applied=applied)
+    finally:
+        await database.close()
+
+
+async def _run(service: Service[Any, Any], settings: ServiceSettings, stop: asyncio.Event) -> None:
+    running = Running(service, settings)
+    bus_settings = JetStreamSettings(
+        url=settings.nats_url,
+        name=service.name,
+        user=settings.nats_user,
+        password=settings.nats_password.get_secret_value() if settings.nats_password else None,
+        replicas=settings.stream_replicas,
+        max_bytes=settings.stream_max_bytes,
+    )
+
+    def give_up() -> None:
+        if not stop.is_set():  # the client closed for good: end, and be restarted
+            log.error("nats connection closed")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    async with running.started(lambda: JetStream.connect(bus_settings, on_closed=give_up)):
+        failed = asyncio.create_task(running.failed())
+        await asyncio.wait({failed, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        if failed.done():
+            await failed
+        failed.cancel()
+        log.info("stopping")

@@ -1,0 +1,53 @@
+"""Settings: environment variables, read once at start; a wrong one stops the start with its name."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+class HttpSettings(BaseSettings):
+    """What every process that answers HTTP reads."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    jwt_public_keys: Path = Field(
+        Path("etc/keys/jwt-public.pem"), description="PEM file with the public keys that verify tokens (one or two)"
+    )
+    jwt_issuer: str = Field("orderly", description="the `iss` that tokens must carry")
+    jwt_audience: str = Field("orderly", description="the `aud` that tokens must carry")
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read the environment. Exits with one sentence a variable when something is missing or wrong."""
+        try:
+            return cls()
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                name = "_".join(str(part) for part in problem["loc"]).upper()
+                sys.stderr.write(f"setting {name}: {problem['msg']}\n")
+            raise SystemExit(2) from None
+
+class ServiceSettings(HttpSettings):
+    """What every service with a database and a place on the bus reads."""
+
+    database_url: SecretStr = Field(description="sqlite:///path or postgresql://user:password@host/database")
+    nats_url: str = Field("nats://127.0.0.1:4222", description="one or more servers, separated by commas")
+    nats_user: str | None = Field(None, description="user name on the NATS servers, when they ask for one")
+    nats_password: SecretStr | None = Field(None, description="password of that user")
+    fingerprint_key: SecretStr = Field(
+        min_length=16, description="secret that hashes idempotency keys and bodies; the same for all replicas"
+    )
+    patience_s: Seconds = Field(2.0, description="how long a request waits for an answer before it says 202")
+    stream_replicas: int = Field(1, ge=1, le=5, description="copies of this service's stream (3 in a cluster)")
+    stream_max_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="room for this service's stream; may grow, is never lowered"
+    )
+    pool_size: int = Field(8, ge=1, le=64, description="database connections, PostgreSQL")
+    batch_limit: int = Field(256, ge=1, le=1000, description="messages or requests in one unit of work, at most")

@@ -1,0 +1,133 @@
+"""One database, SQLite or PostgreSQL: transactions that write, connections that only read."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, Table, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+BUSY_TIMEOUT_MS: Final = 5_000
+_TRANSIENT_SQLSTATES: Final = ("08", "40", "53", "55P03", "57")
+"""Connection lost, serialization or deadlock, out of resources, lock not available, shutting down."""
+
+
+class Database:
+    """Engines for one service's own database.
+
+    SQLite writes go through a single connection (the file has one writer anyway, and a queue inside the
+    process is fairer than its busy timeout) whose transactions are ``BEGIN IMMEDIATE``: a deferred one that
+    reads before it writes fails at once with "locked" whatever the timeout. Reads have connections of their
+    own, which WAL lets run beside the writer.
+    """
+
+    def __init__(self, url: str, *, name: str, pool_size: int = 8) -> None:
+        self._url = _driver_url(url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            if self._url.database:
+                Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._sqlite_engine("BEGIN IMMEDIATE", pool_size=1)
+            self._reader = self._sqlite_engine("BEGIN", pool_size=4)
+        else:
+            self._writer = self._reader = create_async_engine(
+                self._url,
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_timeout=10,
+                pool_pre_ping=False,
+                connect_args={"timeout": 5, "command_timeout": 15, "server_settings": {"application_name": name}},
+            )
+
+    def __str__(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+    def _sqlite_engine(self, begin: str, *, pool_size: int) -> AsyncEngine:
+        engine = create_async_engine(
+            self._url, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+        )
+        _let_us_begin(engine.sync_engine, begin)
+        return engine
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that may write; commit at the end, roll back on any exception."""
+        async with self._writer.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for reading what is committed."""
+        async with self._reader.connect() as connection:
+            yield connection
+
+    async def ping(self) -> None:
+        """Raise unless the database answers."""
+        async with self.reading() as connection:
+            await connection.execute(text("select 1"))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+
+def _driver_url(text_url: str) -> URL:
+    url = make_url(text_url)
+    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+    backend = url.drivername.split("+", 1)[0]
+    if backend not in drivers:
+        raise ValueError(f"DATABASE_URL: {backend!r} is not supported; use sqlite:///… or postgresql://…")
+    return url.set(drivername=drivers[backend])
+
+
+def _let_us_begin(engine: Engine, begin: str) -> None:
+    @event.listens_for(engine, "connect")
+    def prepare(dbapi_connection: Any, _record: Any) -> None:
+        dbapi_connection.isolation_level = None  # the driver's own BEGIN is deferred and late
+        cursor = dbapi_connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the database may accept the same unit of work when it is tried again, unchanged."""
+    if isinstance(error, PoolTimeoutError | OSError | TimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if sqlstate is not None:
+        return str(sqlstate).startswith(_TRANSIENT_SQLSTATES)
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+async def insert_new(
+    connection: AsyncConnection, table: Table, rows: Sequence[dict[str, Any]], *, key: str
+) -> set[Any]:
+    """Insert the rows whose `key` is not there yet; return the keys that this call inserted.
+
+    A concurrent transaction that inserted the same key first is waited for, and its row counts as there.
+    """
+    if not rows:
+        return set()
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(table).on_conflict_do_nothing().returning(table.c[key])
+    result = await connection.execute(statement, list(rows))
+    return set(result.scalars())

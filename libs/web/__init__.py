@@ -1,0 +1,1 @@
+"""HTTP manners: routes, problems, identity, idempotency keys."""

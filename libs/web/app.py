@@ -1,0 +1,151 @@
+"""The aiohttp application of a service, made from its table of routes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol
+
+import structlog
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from libs.errors import FieldError, Kind, Refusal, unavailable
+from libs.messaging.bus import BusUnavailable
+from libs.storage import is_transient
+from libs.tracing import Trace
+from libs.web.identity import Verifier
+from libs.web.problems import from_http_exception, invalid_request, problem, problem_response
+from libs.web.routes import Call, Edge, Route
+
+BODY_AT_MOST: Final = 64 * 1024
+KEY_AT_MOST: Final = 255
+REQUEST_TIMEOUT_S: Final = 30.0
+
+log = structlog.get_logger()
+
+TRACE: Final = web.RequestKey("trace", Trace)
+
+
+class Readiness(Protocol):
+    """What a process says about itself."""
+
+    def awaits(self) -> Sequence[str]:
+        """Name what is not there; nothing when requests can be answered."""
+        ...
+
+    def edge(self) -> Edge[Any, Any] | None:
+        """What routes work with, once it is there."""
+        ...
+
+
+def make_app(routes: Sequence[Route], readiness: Readiness, verifier: Verifier) -> web.Application:
+    """Build the application: the routes, ``/livez`` and ``/readyz``, and one place that maps errors."""
+    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=[answer_problems])
+    app.router.add_get("/livez", alive)
+    app.router.add_get("/readyz", _ready(readiness))
+    for route in routes:
+        app.router.add_route(route.method, route.path, _serve(route, readiness, verifier))
+    return app
+
+
+@web.middleware
+async def answer_problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Turn whatever a handler raises into a problem. Nobody outside ever sees a stack trace."""
+    trace = Trace.parse(request.headers.get("traceparent"))
+    request[TRACE] = trace
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            return await handler(request)
+    except Refusal as refusal:
+        return problem_response(refusal, trace_id=trace.trace_id)
+    except web.HTTPException as error:
+        known = from_http_exception(error)
+        if known is None:
+            raise
+        response = problem_response(known, trace_id=trace.trace_id)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except Exception as error:
+        if is_transient(error) or isinstance(error, BusUnavailable):
+            log.warning("request refused", path=request.path, trace_id=trace.trace_id, error=str(error))
+            return problem_response(unavailable("a dependency"), trace_id=trace.trace_id)
+        log.exception("request failed", method=request.method, path=request.path, trace_id=trace.trace_id)
+        return problem(500, "internal_error", "this is our fault, and has been noted", trace_id=trace.trace_id)
+
+
+def _serve(
+    route: Route, readiness: Readiness, verifier: Verifier
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        who = None if route.public else verifier.caller_of(request.headers.get("Authorization"))
+        call: Call[Any] = Call(
+            input=await _input(route, request),
+            path=dict(request.match_info),
+            trace=request[TRACE].child(),
+            route=route.name,
+            key=_key(request),
+            who=who,
+        )
+        edge = readiness.edge()
+        if edge is None:
+            raise unavailable("this service")
+        answer = await route.handler(call, edge)
+        headers = dict(answer.headers)
+        if call.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return web.Response(
+            status=answer.status,
+            body=answer.body.model_dump_json().encode(),
+            content_type="application/json",
+            headers=headers,
+        )
+
+    return serve
+
+
+async def _input(route: Route, request: web.Request) -> BaseModel | None:
+    if route.body is not None:
+        return await _body(route.body, request)
+    if route.query is not None:
+        try:
+            return route.query.model_validate_strings(dict(request.query))
+        except ValidationError as error:
+            raise invalid_request(error, where="query") from None
+    return None
+
+
+async def _body(model: type[BaseModel], request: web.Request) -> BaseModel:
+    raw = await request.read()
+    if not raw.strip():
+        raise Refusal("invalid_request", "body: is required", Kind.INVALID, [FieldError("body", "is required")])
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise invalid_request(error, where="body") from None
+
+
+def _key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None or request.method != "POST":
+        return None
+    if not key or len(key) > KEY_AT_MOST or not key.isprintable():
+        found = FieldError("Idempotency-Key", f"must have 1 to {KEY_AT_MOST} printable characters")
+        raise Refusal("invalid_request", f"{found.field}: {found.detail}", Kind.INVALID, [found])
+    return key
+
+
+async def alive(_request: web.Request) -> web.Response:
+    """Say that the process lives. Checks nothing outside it."""
+    return web.json_response({"status": "OK"})
+
+
+def _ready(readiness: Readiness) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def ready(_request: web.Request) -> web.Response:
+        awaits = list(readiness.awaits())
+        if awaits:
+            return web.json_response({"status": "waiting", "awaits": awaits}, status=503)
+        return web.json_response({"status": "OK"})
+
+    return ready

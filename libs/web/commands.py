@@ -1,0 +1,230 @@
+"""Commands: concurrent requests of one kind, committed together, each with its effect once.
+
+While one unit of work is under way, the requests that arrive are gathered; the next unit takes them all.
+Nothing waits for a batch to fill, so a lone request pays nothing for it.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import structlog
+from pydantic import TypeAdapter
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
+
+from libs.errors import Kind, Refusal, unavailable
+from libs.messaging.tables import idempotency_keys
+from libs.messaging.unit import Unit, Units
+from libs.storage import is_transient
+from libs.tracing import Trace
+
+StoreT = TypeVar("StoreT")
+CommandT = TypeVar("CommandT")
+ResultT = TypeVar("ResultT")
+
+WAITING_AT_MOST: Final = 4_096
+TRIES: Final = 3
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An idempotency key within its scope, and the fingerprint of the body it came with."""
+
+    id: bytes
+    fingerprint: bytes
+
+    @classmethod
+    def of(cls, secret: bytes, *, subject: str, route: str, key: str, body: str) -> "Key":
+        """Derive the id from (subject, route, key), and the fingerprint from the body; both are keyed hashes."""
+        scope = hmac.new(secret, "\0".join((subject, route, key)).encode(), hashlib.sha256)
+        return cls(scope.digest(), hmac.new(secret, body.encode(), hashlib.sha256).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[CommandT]):
+    """A request to change something, as a handler sees it."""
+
+    body: CommandT
+    trace: Trace
+    key: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[ResultT]):
+    """What came of a command; `replayed` when it is the recorded outcome of an earlier request with its key."""
+
+    result: ResultT
+    replayed: bool
+
+
+CommandHandler = Callable[[Sequence[Command[CommandT]], Unit[StoreT]], Awaitable[Sequence[ResultT | Refusal]]]
+"""Carries out commands of one kind in one transaction; answers each, in order, with its result or its refusal."""
+
+
+class Commands(Generic[StoreT]):
+    """Carries out commands through the handlers of one service, a batch a unit of work."""
+
+    def __init__(self, units: Units[StoreT], *, batch_limit: int) -> None:
+        self._units = units
+        self._batch_limit = batch_limit
+        self._lines: dict[Any, _Line[StoreT]] = {}
+
+    async def execute(
+        self, handler: CommandHandler[CommandT, StoreT, ResultT], command: Command[CommandT], returns: type[ResultT]
+    ) -> Outcome[ResultT]:
+        """Carry out one command; raises its `Refusal`. Returns after the commit."""
+        line = self._lines.get(handler)
+        if line is None:
+            line = self._lines[handler] = _Line(handler, self._units, self._batch_limit, TypeAdapter(returns))
+        outcome: Outcome[ResultT] = await line.put(command)
+        return outcome
+
+    async def finish(self) -> None:
+        """Wait until every command that was taken is carried out."""
+        await asyncio.gather(*(line.worker for line in self._lines.values() if line.worker), return_exceptions=True)
+
+
+class _Line(Generic[StoreT]):
+    """The requests of one kind that wait for the next unit of work."""
+
+    def __init__(self, handler: Any, units: Units[StoreT], batch_limit: int, result: TypeAdapter[Any]) -> None:
+        self._handler = handler
+        self._units = units
+        self._batch_limit = batch_limit
+        self._result = result
+        self._waiting: deque[tuple[Command[Any], asyncio.Future[Outcome[Any]]]] = deque()
+        self.worker: asyncio.Task[None] | None = None
+
+    async def put(self, command: Command[Any]) -> Outcome[Any]:
+        if len(self._waiting) >= WAITING_AT_MOST:
+            raise Refusal("overloaded", "too many requests are waiting; try again shortly", Kind.UNAVAILABLE)
+        future: asyncio.Future[Outcome[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, future))
+        if self.worker is None:
+            self.worker = asyncio.create_task(self._work(), name=f"commands {self._handler.__name__}")
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            taken = [self._waiting.popleft() for _ in range(min(self._batch_limit, len(self._waiting)))]
+            await self._carry_out(taken)
+        self.worker = None
+
+    async def _carry_out(self, taken: list[tuple[Command[Any], asyncio.Future[Outcome[Any]]]]) -> None:
+        commands = [command for command, _ in taken]
+        try:
+            outcomes = await self._try(commands)
+        except Exception as error:
+            if len(taken) > 1 and not is_transient(error):
+                for one in taken:  # one that breaks its transaction must not break the others'
+                    await self._carry_out([one])
+                return
+            if is_transient(error):
+                log.warning("commands refused", command=self._handler.__name__, batch=len(taken), error=str(error))
+            outcomes = [unavailable("the database") if is_transient(error) else error] * len(taken)
+        for (_, future), outcome in zip(taken, outcomes, strict=True):
+            if future.done():
+                continue  # the client went away
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+    async def _try(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome[Any] | Exception]:
+        """Carry out in one unit; again when it lost a race (a deadlock, a key recorded by another replica)."""
+        for attempt in range(1, TRIES + 1):
+            try:
+                async with self._units.begin() as unit:
+                    outcomes = await self._once(commands, unit)
+            except Exception as error:
+                lost = isinstance(error, IntegrityError) or _lost_race(error)
+                if not lost or attempt == TRIES:
+                    raise
+            else:
+                log.info(
+                    "carried out",
+                    command=self._handler.__name__,
+                    batch=len(commands),
+                    keys=[str(key) for key in unit.stated],
+                    message_ids=[str(message.id) for message in unit.outgoing],
+                    trace_ids=[command.trace.trace_id for command in commands],
+                )
+                return outcomes
+        raise AssertionError("unreachable")
+
+    async def _once(self, commands: Sequence[Command[Any]], unit: Unit[StoreT]) -> Sequence[Outcome[Any] | Refusal]:
+        """Answer recorded keys from their records, hand the rest to the handler, record what came of it."""
+        keyed = [command.key for command in commands if command.key]
+        recorded = await self._recorded(unit, keyed)
+        first: dict[bytes, Command[Any]] = {}
+        fresh = []
+        for command in commands:
+            if command.key is None:
+                fresh.append(command)
+            elif command.key.id not in recorded and first.setdefault(command.key.id, command) is command:
+                fresh.append(command)
+        answers = dict(zip(map(id, fresh), await self._handler(fresh, unit) if fresh else (), strict=True))
+        records = []
+        for command in fresh:
+            answer = answers[id(command)]
+            if command.key and not (isinstance(answer, Refusal) and answer.kind is not Kind.CONFLICT):
+                recorded[command.key.id] = (command.key.fingerprint, answer)
+                records.append(self._record(command.key, answer, unit))
+        if records:
+            await unit.connection.execute(insert(idempotency_keys), records)
+        return [self._outcome(command, answers, recorded, first) for command in commands]
+
+    def _outcome(
+        self,
+        command: Command[Any],
+        answers: dict[int, Any],
+        recorded: dict[bytes, tuple[bytes, Any]],
+        first: dict[bytes, Command[Any]],
+    ) -> Outcome[Any] | Refusal:
+        replayed = id(command) not in answers
+        if not replayed:
+            answer = answers[id(command)]
+        else:
+            assert command.key is not None
+            if command.key.id in recorded:
+                fingerprint, answer = recorded[command.key.id]
+            else:  # its twin in this batch was refused, and the refusal is not for keeping
+                twin = first[command.key.id]
+                assert twin.key is not None
+                fingerprint, answer = twin.key.fingerprint, answers[id(twin)]
+            if not hmac.compare_digest(fingerprint, command.key.fingerprint):
+                return Refusal(
+                    "idempotency_key_reused", "this Idempotency-Key came with another body before", Kind.INVALID
+                )
+        return answer if isinstance(answer, Refusal) else Outcome(answer, replayed)
+
+    async def _recorded(self, unit: Unit[StoreT], keys: Sequence[Key]) -> dict[bytes, tuple[bytes, Any]]:
+        if not keys:
+            return {}
+        query = select(idempotency_keys).where(idempotency_keys.c.id.in_([key.id for key in keys]))
+        rows = await unit.connection.execute(query)
+        return {row.id: (row.fingerprint, self._read(row.outcome)) for row in rows}
+
+    def _record(self, key: Key, answer: Any, unit: Unit[StoreT]) -> dict[str, Any]:
+        if isinstance(answer, Refusal):
+            outcome = "!" + TypeAdapter(tuple[str, str]).dump_json((answer.slug, answer.detail)).decode()
+        else:
+            outcome = self._result.dump_json(answer).decode()
+        return {"id": key.id, "fingerprint": key.fingerprint, "outcome": outcome, "created_at": unit.now}
+
+    def _read(self, outcome: str) -> Any:
+        if outcome.startswith("!"):
+            slug, detail = TypeAdapter(tuple[str, str]).validate_json(outcome[1:])
+            return Refusal(slug, detail, Kind.CONFLICT)
+        return self._result.validate_json(outcome)
+
+
+def _lost_race(error: Exception) -> bool:
+    return str(getattr(getattr(error, "orig", None), "sqlstate", "")).startswith("40")

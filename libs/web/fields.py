@@ -1,0 +1,67 @@
+"""Field types of requests: bounded, and free of what a database or a mail header could trip over."""
+
+import re
+from typing import Annotated, Final
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from libs.errors import FieldError, Kind, Refusal
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL_BUT_BREAKS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def _one_line(value: str) -> str:
+    if _CONTROL.search(value):
+        raise ValueError("must be one line without control characters")
+    return value
+
+
+def _lines(value: str) -> str:
+    if _CONTROL_BUT_BREAKS.search(value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def _address(value: str) -> str:
+    local, _, domain = value.rpartition("@")
+    if not local or "." not in domain.strip(".") or any(c.isspace() for c in value):
+        raise ValueError("must be an e-mail address, like ann@example.org")
+    return value
+
+
+Line = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_one_line)]
+Lines = Annotated[str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(_lines)]
+Email = Annotated[
+    str, StringConstraints(min_length=3, max_length=254), AfterValidator(_one_line), AfterValidator(_address)
+]
+Login = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@+-]{1,64}$")]
+Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9 ()-]{3,32}$")]
+
+
+class Request(BaseModel):
+    """The content of a request. Unknown fields are refused: a misspelt one must not be lost in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Page(Request):
+    """Which part of a list: newest first, `limit` items at most, after the place that `cursor` names."""
+
+    limit: int = Field(20, ge=1, le=100)
+    cursor: str | None = Field(None, max_length=100, description="the `next` of the page before")
+
+
+def invalid_cursor() -> Refusal:
+    """Make the refusal of a cursor that no list has handed out."""
+    found = FieldError("cursor", "must be the `next` of another page")
+    return Refusal("invalid_request", f"{found.field}: {found.detail}", Kind.INVALID, [found])
+
+
+def cursor_id(cursor: str | None) -> UUID | None:
+    """Read a cursor that is an id. Raises `Refusal` when it is none."""
+    try:
+        return UUID(cursor) if cursor is not None else None
+    except ValueError:
+        raise invalid_cursor() from None
