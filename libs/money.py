@@ -33,7 +33,7 @@ def _read(value: Any, info: ValidationInfo) -> int:
     # repr() of a float is the shortest decimal that reads back as it, so what a client wrote with up to
     # 15 digits comes back digit for digit.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError('must be a decimal string like "150.00" or a number')
+        raise ValueError('must be a decimal string like "150.00" or a number')  # noqa: TRY004 - pydantic reports ValueErrors
     return parse_minor(value if isinstance(value, str) else repr(value).removesuffix(".0"))
 
 

@@ -114,7 +114,9 @@ class Running(Generic[StoreT, ToolsT]):
     async def started(self, connect: Callable[[], Awaitable[Bus]]) -> AsyncIterator[None]:
         """Serve until the end of the block. Waits for the database and the bus in the background."""
         verifier = Verifier(
-            self._settings.jwt_public_keys, issuer=self._settings.jwt_issuer, audience=self._settings.jwt_audience
+            self._settings.jwt_public_keys,
+            issuer=self._settings.jwt_issuer,
+            audience=self._settings.jwt_audience,
         )
         app = make_app(self.service.routes, self, verifier)
         work = asyncio.create_task(self._work(connect), name=self.service.name)
@@ -196,9 +198,13 @@ class Running(Generic[StoreT, ToolsT]):
         while True:
             try:
                 return await attempt()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever is wrong, it is said, and tried again
                 if tries % int(10 / RETRY_EVERY_S) == 0:
-                    log.warning("waiting", awaits=what, error=str(error).splitlines()[0] if str(error) else repr(error))
+                    log.warning(
+                        "waiting",
+                        awaits=what,
+                        error=str(error).splitlines()[0] if str(error) else repr(error),
+                    )
                 tries += 1
                 await asyncio.sleep(RETRY_EVERY_S)
 
@@ -214,7 +220,7 @@ class Running(Generic[StoreT, ToolsT]):
                 async with asyncio.timeout(3):
                     await self._database.ping()
                 self._database_away = False
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - any failure means that it is away
                 if not self._database_away:
                     log.warning("database is away", error=str(error) or repr(error))
                 self._database_away = True
@@ -232,7 +238,7 @@ async def _repeat(chore: Chore[StoreT], units: Units[StoreT]) -> None:
         try:
             async with units.begin() as unit:
                 await chore.work(unit)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a chore that fails is done again
             log.warning("chore failed", chore=chore.work.__name__, error=str(error))
 
 

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
+
 class HttpSettings(BaseSettings):
     """What every process that answers HTTP reads."""
 
@@ -18,7 +19,8 @@ class HttpSettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     jwt_public_keys: Path = Field(
-        Path("etc/keys/jwt-public.pem"), description="PEM file with the public keys that verify tokens (one or two)"
+        Path("etc/keys/jwt-public.pem"),
+        description="PEM file with the public keys that verify tokens (one or two)",
     )
     jwt_issuer: str = Field("orderly", description="the `iss` that tokens must carry")
     jwt_audience: str = Field("orderly", description="the `aud` that tokens must carry")
@@ -33,6 +35,7 @@ class HttpSettings(BaseSettings):
                 name = "_".join(str(part) for part in problem["loc"]).upper()
                 sys.stderr.write(f"setting {name}: {problem['msg']}\n")
             raise SystemExit(2) from None
+
 
 class ServiceSettings(HttpSettings):
     """What every service with a database and a place on the bus reads."""

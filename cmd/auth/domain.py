@@ -1,7 +1,6 @@
 """Who registered, and whether everything that follows from it has followed."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 

@@ -20,5 +20,8 @@ users = Table(
     Column("created_at", Timestamp, nullable=False),
 )
 Index(
-    "users_due", users.c.due_at, postgresql_where=users.c.due_at.is_not(None), sqlite_where=users.c.due_at.is_not(None)
+    "users_due",
+    users.c.due_at,
+    postgresql_where=users.c.due_at.is_not(None),
+    sqlite_where=users.c.due_at.is_not(None),
 )

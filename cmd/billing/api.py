@@ -123,7 +123,14 @@ def not_open() -> Refusal:
 
 ROUTES = (
     Route("GET", "/billing/account", show_account, {200: Account}, refusals=("account_not_open",)),
-    Route("POST", "/billing/deposits", make_deposit, {201: MovementMade}, body=MoveMoney, refusals=("account_not_open",)),
+    Route(
+        "POST",
+        "/billing/deposits",
+        make_deposit,
+        {201: MovementMade},
+        body=MoveMoney,
+        refusals=("account_not_open",),
+    ),
     Route(
         "POST",
         "/billing/withdrawals",
@@ -132,5 +139,12 @@ ROUTES = (
         body=MoveMoney,
         refusals=("account_not_open", "insufficient_funds"),
     ),
-    Route("GET", "/billing/statement", show_statement, {200: Statement}, query=Page, refusals=("account_not_open",)),
+    Route(
+        "GET",
+        "/billing/statement",
+        show_statement,
+        {200: Statement},
+        query=Page,
+        refusals=("account_not_open",),
+    ),
 )

@@ -25,7 +25,14 @@ service = Service(
     settings=Settings,
     store=SqlBooks,
     tables=METADATA,
-    publishes=(AccountOpened, AccountCredited, AccountDebited, PaymentAccepted, PaymentDeclined, PaymentRefunded),
+    publishes=(
+        AccountOpened,
+        AccountCredited,
+        AccountDebited,
+        PaymentAccepted,
+        PaymentDeclined,
+        PaymentRefunded,
+    ),
     listens=(
         Listens(UserRegistered, handlers.on_users_registered, answers=(AccountOpened,)),
         Listens(OrderPlaced, handlers.on_orders_placed, answers=(PaymentAccepted, PaymentDeclined)),

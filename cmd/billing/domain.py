@@ -128,14 +128,15 @@ class Journal:
         refused = self._refused(user_id, price_minor)
         if refused:
             return Payment(order_id, user_id, price_minor, PaymentOutcome.DECLINED, refused)
-        self._move(TransferKind.PAYMENT, order_id, user_id, SALES, -price_minor, order_id)
+        self._move(TransferKind.PAYMENT, order_id, user_id, SALES, -price_minor, order_id=order_id)
         return Payment(order_id, user_id, price_minor, PaymentOutcome.ACCEPTED)
 
     def refund(self, transfer_id: UUID, payment: Payment) -> Refund:
         """Give back what was taken for an order."""
         if payment.outcome is PaymentOutcome.DECLINED:
             return Refund(payment.order_id, payment.user_id, 0)
-        self._move(TransferKind.REFUND, transfer_id, payment.user_id, SALES, payment.amount_minor, payment.order_id)
+        amount_minor = payment.amount_minor
+        self._move(TransferKind.REFUND, transfer_id, payment.user_id, SALES, amount_minor, order_id=payment.order_id)
         return Refund(payment.order_id, payment.user_id, payment.amount_minor)
 
     def _refused(self, user_id: UUID, amount_minor: int) -> DeclineReason | None:
@@ -145,7 +146,14 @@ class Journal:
         return DeclineReason.INSUFFICIENT_FUNDS if wallet.balance_minor < amount_minor else None
 
     def _move(
-        self, kind: TransferKind, transfer_id: UUID, user_id: UUID, other: UUID, change_minor: int, order_id: UUID | None = None
+        self,
+        kind: TransferKind,
+        transfer_id: UUID,
+        user_id: UUID,
+        other: UUID,
+        change_minor: int,
+        *,
+        order_id: UUID | None = None,
     ) -> Transfer | None:
         wallet = self._wallets.get(user_id)
         if wallet is None:

@@ -24,7 +24,6 @@ from libs.ids import uuid7
 from libs.messaging.envelope import Event
 from libs.web.commands import Command
 
-
 MovementFact = TypeVar("MovementFact", facts.AccountCredited, facts.AccountDebited)
 
 
@@ -140,9 +139,7 @@ async def withdraw(commands: Sequence[Command[Movement]], unit: BillingUnit) -> 
 
 def _answer(payment: Payment) -> facts.PaymentAccepted | facts.PaymentDeclined:
     if payment.outcome is PaymentOutcome.ACCEPTED:
-        return facts.PaymentAccepted(
-            order_id=payment.order_id, user_id=payment.user_id, amount=payment.amount_minor
-        )
+        return facts.PaymentAccepted(order_id=payment.order_id, user_id=payment.user_id, amount=payment.amount_minor)
     return facts.PaymentDeclined(
         order_id=payment.order_id,
         user_id=payment.user_id,

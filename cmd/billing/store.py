@@ -56,10 +56,7 @@ class SqlBooks:
         )
         await self._connection.execute(
             statement,
-            [
-                {"owner": wallet.user_id, "balance": wallet.balance_minor, "count": wallet.version}
-                for wallet in changed
-            ],
+            [{"owner": wallet.user_id, "balance": wallet.balance_minor, "count": wallet.version} for wallet in changed],
         )
         rows = [
             {
@@ -115,7 +112,12 @@ class SqlBooks:
         """See `Books`."""
         now = datetime.now(UTC)
         rows = [
-            {"order_id": refund.order_id, "user_id": refund.user_id, "amount_minor": refund.amount_minor, "at": now}
+            {
+                "order_id": refund.order_id,
+                "user_id": refund.user_id,
+                "amount_minor": refund.amount_minor,
+                "at": now,
+            }
             for refund in sorted(made, key=lambda refund: refund.order_id)
         ]
         new = await insert_new(self._connection, refunds, rows, key="order_id")

@@ -1,6 +1,16 @@
 """Billing's tables. The database itself refuses a wallet below zero and a transfer that does not balance."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, MetaData, String, Table, UniqueConstraint, Uuid
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    Uuid,
+)
 
 from libs.storage import Timestamp
 

@@ -1,6 +1,7 @@
 """What the gateway answers itself, and how it passes everything else on."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
@@ -61,7 +62,7 @@ class Gateway:
             app.router.add_route("*", BASE + door.path, handler)
             app.router.add_route("*", f"{BASE}{door.path}/{{rest:.*}}", handler)
 
-    def _through(self, door: Door):  # type: ignore[no-untyped-def]
+    def _through(self, door: Door) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def pass_on(request: web.Request) -> web.Response:
             if not door.public:
                 self._verifier.caller_of(request.headers.get("Authorization"))

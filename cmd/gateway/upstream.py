@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 import structlog
@@ -57,7 +58,11 @@ class Upstream:
             base = next(self._turns[service])
             try:
                 return await self._once(base, method, path, headers, body)
-            except (aiohttp.ClientConnectionError, asyncio.IncompleteReadError, aiohttp.ClientPayloadError) as error:
+            except (
+                aiohttp.ClientConnectionError,
+                asyncio.IncompleteReadError,
+                aiohttp.ClientPayloadError,
+            ) as error:
                 if last or isinstance(error, aiohttp.ServerTimeoutError):
                     log.warning("service does not answer", upstream=service, error=str(error))
                     raise unavailable(service) from error
@@ -74,7 +79,7 @@ class Upstream:
     async def _ready(self, base: str) -> bool:
         try:
             async with asyncio.timeout(2):
-                return (await self._once(base, "GET", "/readyz", {}, None)).status == 200
+                return (await self._once(base, "GET", "/readyz", {}, None)).status == HTTPStatus.OK
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 

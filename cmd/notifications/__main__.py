@@ -1,7 +1,7 @@
 """Run the notifications service, or ``migrate`` its database."""
 
-from notifications.app import service
 from libs.service import main_of
+from notifications.app import service
 
 
 def main() -> None:

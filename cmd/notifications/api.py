@@ -67,7 +67,10 @@ async def list_letters(call: Call[LettersPage], edge: NotificationsEdge) -> Answ
     limit = call.input.limit
     async with edge.read() as letters:
         found = await letters.page(
-            call.caller.user_id, order_id=call.input.order_id, before=cursor_id(call.input.cursor), limit=limit + 1
+            call.caller.user_id,
+            order_id=call.input.order_id,
+            before=cursor_id(call.input.cursor),
+            limit=limit + 1,
         )
     shown = found[:limit]
     more = str(shown[-1].id) if len(found) > limit else None

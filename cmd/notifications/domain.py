@@ -96,12 +96,18 @@ def _text(occasion: Occasion) -> tuple[str, str]:
     order = f"your order{f' of {occasion.about}' if occasion.about else ''} for {occasion.amount}"
     match occasion.kind:
         case LetterKind.JOY:
-            return "Your order is confirmed", f"We are happy to confirm {order}. It is paid for and on its way."
+            return (
+                "Your order is confirmed",
+                f"We are happy to confirm {order}. It is paid for and on its way.",
+            )
         case LetterKind.SORROW:
             why = _REASONS.get(occasion.reason or "", "it could not be paid for")
             return "We could not take your order", f"We are sorry: {order} was rejected, because {why}."
         case LetterKind.CANCELLED:
-            return "Your order is cancelled", f"As you wished, {order} is cancelled. What you paid for it comes back."
+            return (
+                "Your order is cancelled",
+                f"As you wished, {order} is cancelled. What you paid for it comes back.",
+            )
         case LetterKind.DEPOSIT:
             return "Your deposit has arrived", f"Your deposit of {occasion.amount} is on your account."
         case LetterKind.NOTE:

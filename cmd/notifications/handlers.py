@@ -51,7 +51,9 @@ async def on_orders_confirmed(events: Sequence[Event[OrderConfirmed]], unit: Not
 async def on_orders_rejected(events: Sequence[Event[OrderRejected]], unit: NotificationsUnit) -> None:
     """Write letters of sorrow."""
     await _write(
-        events, lambda event: _about_order(LetterKind.SORROW, event.fact, reason=event.fact.reason.value), unit
+        events,
+        lambda event: _about_order(LetterKind.SORROW, event.fact, reason=event.fact.reason.value),
+        unit,
     )
 
 
@@ -123,9 +125,7 @@ async def _write(
     """Write one letter for each occasion that has none, and state each that is new."""
     occasions = [occasion_of(event) for event in events]
     contacts: Mapping[UUID, Contact] = await unit.store.contacts({occasion.user_id for occasion in occasions})
-    letters = [
-        compose(uuid7(), occasion, contacts.get(occasion.user_id), unit.now) for occasion in occasions
-    ]
+    letters = [compose(uuid7(), occasion, contacts.get(occasion.user_id), unit.now) for occasion in occasions]
     new = await unit.store.add(letters)
     for letter, event in zip(letters, events, strict=True):
         if letter.id in new:

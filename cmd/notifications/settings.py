@@ -5,4 +5,3 @@ from libs.settings import ServiceSettings
 
 class Settings(ServiceSettings):
     """The settings of every service."""
-

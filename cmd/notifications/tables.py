@@ -31,5 +31,15 @@ letters = Table(
     CheckConstraint("kind in ('joy', 'sorrow', 'cancelled', 'deposit', 'note')", name="letter_kind"),
 )
 Index("letters_by_owner", letters.c.user_id, letters.c.id)
-Index("letters_by_order", letters.c.order_id, postgresql_where=letters.c.order_id.is_not(None), sqlite_where=letters.c.order_id.is_not(None))
-Index("letters_unaddressed", letters.c.user_id, postgresql_where=letters.c.recipient.is_(None), sqlite_where=letters.c.recipient.is_(None))
+Index(
+    "letters_by_order",
+    letters.c.order_id,
+    postgresql_where=letters.c.order_id.is_not(None),
+    sqlite_where=letters.c.order_id.is_not(None),
+)
+Index(
+    "letters_unaddressed",
+    letters.c.user_id,
+    postgresql_where=letters.c.recipient.is_(None),
+    sqlite_where=letters.c.recipient.is_(None),
+)

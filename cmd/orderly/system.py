@@ -6,17 +6,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import aiohttp
 
+from libs.local.servers import CannotStart, Postgres, free_port, listening, nats_program, port_is_free
+from libs.local.supervisor import Program, Supervisor, environment
+from libs.messaging.consumer import durables
+from libs.messaging.rights import observer_permissions, permissions_of
 from libs.storage import Database
 from libs.storage.migrations import migrate
-from orderly.credentials import ensure_credentials
-from orderly.servers import CannotStart, Postgres, free_port, listening, nats_program, port_is_free
+from orderly.credentials import Credentials, ensure_credentials
 from orderly.services import NAMES, SERVICES
 from orderly.settings import Settings
-from orderly.supervisor import Program, Supervisor, environment
 
 DatabaseKind = Literal["sqlite", "postgres"]
 
@@ -127,20 +129,24 @@ class System:
 
     async def _start_servers(self) -> None:
         plan = self.plan
-        await self.supervisor.start(nats_program(plan.data_dir / "nats", plan.nats_port, self._credentials, self._logs))
+        nats = nats_program(plan.data_dir / "nats", plan.nats_port, self._logs, access=nats_access(self._credentials))
+        await self.supervisor.start(nats)
         missing = [name for name in NAMES if name not in plan.database_urls]
         self._urls = dict(plan.database_urls)
-        if plan.database == "postgres" and missing:
-            postgres = Postgres(plan.data_dir / "postgres", free_port(), self._credentials, self._logs, self._say)
-            program = await asyncio.to_thread(postgres.prepare)
-            await self.supervisor.start(program)
-            await listening(int(program.argv[6]), within_s=20, what="PostgreSQL", log=program.log)
-            await postgres.create_databases()
-            self._urls |= {name: postgres.url(name) for name in missing}
-        else:
+        if plan.database == "sqlite":
             folder = plan.data_dir / "sqlite"
             self._urls |= {name: f"sqlite:///{folder / name}.db" for name in missing}
-        await listening(plan.nats_port, within_s=20, what="nats-server", log=self._logs / "nats.log")
+        elif missing:
+            await self._start_postgres(missing)
+        await listening(plan.nats_port, within_s=20, what="nats-server", log=nats.log)
+
+    async def _start_postgres(self, names: list[str]) -> None:
+        folder, known = self.plan.data_dir / "postgres", self._credentials
+        postgres = Postgres(folder, free_port(), known.postgres_admin, self._logs, self._say)
+        await self.supervisor.start(await asyncio.to_thread(postgres.prepare))
+        await postgres.ready()
+        for name in names:
+            self._urls[name] = await postgres.create_database(name, known.postgres[name])
 
     async def _migrate(self) -> None:
         for service in SERVICES:
@@ -185,3 +191,18 @@ class System:
         env = environment(**common, **urls, PORT=str(self.plan.gateway_port))
         programs.append(Program("gateway", [str(bin_folder / "gateway")], env, self._logs / "gateway.log"))
         return programs
+
+
+def nats_access(credentials: Credentials) -> dict[str, Any]:
+    """Say who may do what on the NATS server: one user a service, and an observer for everybody else."""
+    users: list[dict[str, Any]] = [
+        {
+            "user": service.name,
+            "password": credentials.nats[service.name],
+            "permissions": permissions_of(service.name, durables(service.name, service.listens), service.hears),
+        }
+        for service in SERVICES
+    ]
+    users.append({"user": "observer", "password": "observer", "permissions": observer_permissions(NAMES)})
+    # Whoever can reach loopback may watch, and nothing else.
+    return {"accounts": {"APP": {"jetstream": "enabled", "users": users}}, "no_auth_user": "observer"}

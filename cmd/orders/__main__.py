@@ -1,7 +1,7 @@
 """Run the orders service, or ``migrate`` its database."""
 
-from orders.app import service
 from libs.service import main_of
+from orders.app import service
 
 
 def main() -> None:

@@ -156,5 +156,3 @@ def _cancelled(order: Order) -> facts.OrderCancelled:
 def no_such_order() -> Refusal:
     """Make the refusal for an order that is not there, or not the caller's."""
     return Refusal("no_such_order", "there is no such order", Kind.NOT_FOUND)
-
-

@@ -1,6 +1,17 @@
 """Orders' table."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, MetaData, String, Table, Text, Uuid
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    Uuid,
+)
 
 from libs.storage import Timestamp
 
@@ -25,4 +36,9 @@ orders = Table(
     CheckConstraint("(status = 'rejected') = (reason is not null)", name="rejection_has_a_reason"),
 )
 Index("orders_by_owner", orders.c.user_id, orders.c.id)
-Index("orders_due", orders.c.due_at, postgresql_where=orders.c.due_at.is_not(None), sqlite_where=orders.c.due_at.is_not(None))
+Index(
+    "orders_due",
+    orders.c.due_at,
+    postgresql_where=orders.c.due_at.is_not(None),
+    sqlite_where=orders.c.due_at.is_not(None),
+)

@@ -1,7 +1,7 @@
 """Run the profiles service, or ``migrate`` its database."""
 
-from profiles.app import service
 from libs.service import main_of
+from profiles.app import service
 
 
 def main() -> None:

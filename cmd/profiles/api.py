@@ -84,6 +84,11 @@ def _invalid(field: str, detail: str) -> Refusal:
 ROUTES = (
     Route("GET", "/profiles/{login}", show_profile, {200: Profile}, refusals=("foreign_profile",)),
     Route(
-        "PUT", "/profiles/{login}", change_profile, {200: Profile}, body=ChangeProfile, refusals=("foreign_profile",)
+        "PUT",
+        "/profiles/{login}",
+        change_profile,
+        {200: Profile},
+        body=ChangeProfile,
+        refusals=("foreign_profile",),
     ),
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -53,7 +53,13 @@ class Consumer(Generic[StoreT]):
     """Pulls from one durable consumer and hands batches to the handlers of its types."""
 
     def __init__(
-        self, service: str, durable: Durable, table: Sequence[Listens[StoreT]], units: Units[StoreT], *, batch_limit: int
+        self,
+        service: str,
+        durable: Durable,
+        table: Sequence[Listens[StoreT]],
+        units: Units[StoreT],
+        *,
+        batch_limit: int,
     ) -> None:
         self._service = service
         self._durable = durable
@@ -92,7 +98,7 @@ class Consumer(Generic[StoreT]):
         while True:
             try:
                 await self._handle(batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - one bad message stops nobody
                 if _transient(error):
                     # Not the messages' fault: pause, and spend no deliveries on it.
                     log.warning("consumer pauses", stream=self._durable.stream, batch=len(batch), error=str(error))
@@ -130,29 +136,31 @@ class Consumer(Generic[StoreT]):
 
     async def _handle(self, batch: Sequence[Delivery]) -> None:
         started = time.perf_counter()
-        events: dict[str, list[Event[Any]]] = {name: [] for name in self._table}
+        readable: list[Delivery] = []
         unreadable: list[tuple[Delivery, Refusal]] = []
+        events: dict[str, list[Event[Any]]] = {name: [] for name in self._table}
         for delivery in batch:
             try:
                 event = self._read(delivery)
-                events[event.fact.type].append(event)
             except Refusal as refusal:
                 unreadable.append((delivery, refusal))
-        if len(unreadable) < len(batch):
-            async with self._units.begin() as unit:
-                for name, line in self._table.items():
-                    if events[name]:
-                        await line.handler(events[name], unit)
-        elapsed_ms = (time.perf_counter() - started) * 1000
-        for name, some in events.items():
-            if some:
-                _log_handled(name, some, elapsed_ms)
-        refused = {id(delivery) for delivery, _ in unreadable}
-        for delivery in batch:
-            if id(delivery) not in refused:
-                await delivery.ack()
+            else:
+                readable.append(delivery)
+                events[event.fact.type].append(event)
+        if readable:
+            await self._commit(events)
+            _log_handled(events, (time.perf_counter() - started) * 1000)
+        for delivery in readable:
+            await delivery.ack()
         for delivery, why in unreadable:
             await self._set_aside(delivery, why)
+
+    async def _commit(self, events: Mapping[str, Sequence[Event[Any]]]) -> None:
+        """Hand the events to their handlers, type by type in the order of the table, in one transaction."""
+        async with self._units.begin() as unit:
+            for name, line in self._table.items():
+                if events[name]:
+                    await line.handler(events[name], unit)
 
     def _read(self, delivery: Delivery) -> Event[Any]:
         kind = delivery.subject.rsplit(".", 1)[0]
@@ -193,13 +201,15 @@ async def _keep(deliveries: Sequence[Delivery]) -> None:
         await delivery.in_progress()
 
 
-def _log_handled(kind: str, events: Sequence[Event[Any]], elapsed_ms: float) -> None:
-    log.info(
-        "handled",
-        type=kind,
-        batch=len(events),
-        ms=round(elapsed_ms, 1),
-        keys=[str(event.fact.key) for event in events],
-        message_ids=[event.id for event in events],
-        trace_ids=[event.trace.trace_id for event in events],
-    )
+def _log_handled(events: Mapping[str, Sequence[Event[Any]]], elapsed_ms: float) -> None:
+    for kind, some in events.items():
+        if some:
+            log.info(
+                "handled",
+                type=kind,
+                batch=len(some),
+                ms=round(elapsed_ms, 1),
+                keys=[str(event.fact.key) for event in some],
+                message_ids=[event.id for event in some],
+                trace_ids=[event.trace.trace_id for event in some],
+            )

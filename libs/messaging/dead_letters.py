@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.ids import uuid7
 from libs.messaging.bus import Delivery
-from libs.messaging.envelope import Outgoing
+from libs.messaging.envelope import Outgoing, headers_of
 from libs.messaging.tables import dead_letters
 from libs.storage.database import insert_new
 from libs.tracing import Trace
@@ -40,25 +40,9 @@ async def set_aside(
     }
     if not await insert_new(connection, dead_letters, [row], key="event_id"):
         return None
-    return _announcement(service, delivery, event_id, detail, trace, now)
-
-
-def _announcement(
-    service: str, delivery: Delivery, event_id: str, error: str, trace: Trace, now: datetime
-) -> Outgoing:
-    message_id = uuid7()
-    tokens = delivery.subject.split(".")
-    entity = tokens[1] if len(tokens) > 1 else "message"
+    entity, about = delivery.subject.split(".")[1], delivery.subject.rsplit(".", 1)[-1]
     kind = f"{service}.dead.{entity}"
-    headers = {
-        "ce-specversion": "1.0",
-        "ce-id": str(message_id),
-        "ce-type": kind,
-        "ce-source": f"/{service}",
-        "ce-time": now.isoformat().replace("+00:00", "Z"),
-        "content-type": "application/json",
-        "Nats-Msg-Id": str(message_id),
-        "traceparent": trace.child().header,
-    }
-    payload = orjson.dumps({"event_id": event_id, "subject": delivery.subject, "error": error})
-    return Outgoing(message_id, f"{kind}.{tokens[-1]}", payload, headers, now)
+    message_id = uuid7()
+    payload = orjson.dumps({"event_id": event_id, "subject": delivery.subject, "error": detail})
+    headers = headers_of(message_id, kind, trace=trace, now=now)
+    return Outgoing(message_id, f"{kind}.{about}", payload, headers, now)

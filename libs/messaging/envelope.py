@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from libs.contracts import Fact, publisher_of
+from libs.contracts import Fact
 from libs.errors import FieldError, Kind, Refusal
 from libs.ids import uuid7
 from libs.tracing import Trace
@@ -51,19 +51,24 @@ class Outgoing:
 def seal(fact: Fact, *, cause: Cause, now: datetime, restated: bool = False) -> Outgoing:
     """Put a fact into its envelope. Its id is new; the trace continues that of the cause."""
     message_id = uuid7()
-    headers = {
-        "ce-specversion": "1.0",
-        "ce-id": str(message_id),
-        "ce-type": fact.type,
-        "ce-source": f"/{publisher_of(type(fact))}",
-        "ce-time": now.isoformat().replace("+00:00", "Z"),
-        "content-type": "application/json",
-        "Nats-Msg-Id": str(message_id),
-        "traceparent": cause.trace.child().header,
-    }
+    headers = headers_of(message_id, fact.type, trace=cause.trace, now=now)
     if restated:
         headers["restated"] = "1"
     return Outgoing(message_id, fact.subject, fact.model_dump_json(exclude_none=True).encode(), headers, now)
+
+
+def headers_of(message_id: UUID, kind: str, *, trace: Trace, now: datetime) -> dict[str, str]:
+    """Write the headers of a new message of type `kind`, caused at `trace`."""
+    return {
+        "ce-specversion": "1.0",
+        "ce-id": str(message_id),
+        "ce-type": kind,
+        "ce-source": f"/{kind.split('.', 1)[0]}",
+        "ce-time": now.isoformat().replace("+00:00", "Z"),
+        "content-type": "application/json",
+        "Nats-Msg-Id": str(message_id),
+        "traceparent": trace.child().header,
+    }
 
 
 def open_envelope(fact_type: type[FactT], payload: bytes, headers: Mapping[str, str]) -> Event[FactT]:

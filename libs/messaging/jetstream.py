@@ -14,7 +14,15 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
 from nats.js.errors import APIError, NotFoundError
 
 from libs.contracts import stream_of
@@ -31,6 +39,8 @@ HEARTBEAT_S: Final = 2.0
 PULL_EXPIRES_S: Final = 30.0
 PUBLISH_TIMEOUT_S: Final = 5.0
 SINGLES_IN_FLIGHT: Final = 64
+
+_ACK_TOKENS: Final = ["$JS", "ACK", "stream", "consumer", "delivered", "sequence", "own_sequence", "time", "pending"]
 
 log = structlog.get_logger()
 
@@ -179,7 +189,10 @@ class JetStream:
             acks = await asyncio.gather(
                 *(
                     self._js.publish(
-                        message.subject, message.payload, timeout=PUBLISH_TIMEOUT_S, headers=dict(message.headers)
+                        message.subject,
+                        message.payload,
+                        timeout=PUBLISH_TIMEOUT_S,
+                        headers=dict(message.headers),
                     )
                     for message in some
                 )
@@ -299,7 +312,11 @@ class _Pull:
         room = PREFETCH - len(self._queue) - self._expected
         if self._closed or room < PREFETCH // 2 or not self._client.is_connected:
             return
-        request = {"batch": room, "expires": int(PULL_EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
+        request = {
+            "batch": room,
+            "expires": int(PULL_EXPIRES_S * 1e9),
+            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+        }
         with contextlib.suppress(NatsError):
             await self._client.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
             self._expected += room
@@ -320,7 +337,12 @@ class _Pull:
         left = headers.get("Nats-Pending-Messages")
         self._expected = max(0, self._expected - int(left)) if left else 0
         if headers["Status"] not in ("408", "404"):
-            log.info("pull ended", stream=self._durable.stream, status=headers["Status"], why=headers.get("Description"))
+            log.info(
+                "pull ended",
+                stream=self._durable.stream,
+                status=headers["Status"],
+                why=headers.get("Description"),
+            )
         if headers["Status"] != "503":  # 503: nobody answers; the heartbeat's pace is fast enough to ask again
             self._arrived.set()
 
@@ -335,7 +357,7 @@ class _Delivery:
         self._pull = pull
         self._epoch = epoch
         tokens = message.reply.split(".")  # $JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<cseq>.<time>.<pending>
-        offset = 0 if len(tokens) == 9 else 2
+        offset = 0 if len(tokens) == len(_ACK_TOKENS) else 2  # with a domain and an account in front
         self.stream = tokens[2 + offset]
         self.attempt = int(tokens[4 + offset])
         self.sequence = int(tokens[5 + offset])

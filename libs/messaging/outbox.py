@@ -37,9 +37,7 @@ async def unpublished(connection: AsyncConnection, *, before: datetime, limit: i
     return [_from_row(row) for row in await connection.execute(query)]
 
 
-async def mark_published(
-    connection: AsyncConnection, sequences: Sequence[tuple[UUID, int]], *, now: datetime
-) -> None:
+async def mark_published(connection: AsyncConnection, sequences: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
     """Record where the stream keeps each message."""
     statement = (
         update(outbox).where(outbox.c.id == bindparam("row_id")).values(published_at=now, sequence=bindparam("at"))

@@ -81,7 +81,7 @@ class Relay:
             tasks.create_task(self._prune_forever(), name="outbox pruning")
 
     async def flush(self, timeout_s: float) -> None:
-        """Wait until everything taken over is published, or `timeout_s` is over (the sweep of the next start goes on)."""
+        """Wait until everything taken over is published, or `timeout_s` seconds are over (the next start sweeps)."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 

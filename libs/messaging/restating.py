@@ -17,7 +17,7 @@ _LONGEST: Final = timedelta(hours=1)
 
 
 def due_again(restated: int, now: datetime) -> datetime:
-    """When an answer is overdue whose question was stated again `restated` times: 10 s, then twice as long each time."""
+    """When the answer is overdue to a question stated again `restated` times: after 10 s, then twice as long."""
     interval: timedelta = min(_FIRST * 2 ** min(restated, 16), _LONGEST)
     return now + interval
 

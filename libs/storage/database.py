@@ -40,7 +40,11 @@ class Database:
                 max_overflow=0,
                 pool_timeout=10,
                 pool_pre_ping=False,
-                connect_args={"timeout": 5, "command_timeout": 15, "server_settings": {"application_name": name}},
+                connect_args={
+                    "timeout": 5,
+                    "command_timeout": 15,
+                    "server_settings": {"application_name": name},
+                },
             )
 
     def __str__(self) -> str:
@@ -48,7 +52,11 @@ class Database:
 
     def _sqlite_engine(self, begin: str, *, pool_size: int) -> AsyncEngine:
         engine = create_async_engine(
-            self._url, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+            self._url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=10,
+            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
         )
         _let_us_begin(engine.sync_engine, begin)
         return engine
@@ -78,7 +86,11 @@ class Database:
 
 def _driver_url(text_url: str) -> URL:
     url = make_url(text_url)
-    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+    drivers = {
+        "sqlite": "sqlite+aiosqlite",
+        "postgresql": "postgresql+asyncpg",
+        "postgres": "postgresql+asyncpg",
+    }
     backend = url.drivername.split("+", 1)[0]
     if backend not in drivers:
         raise ValueError(f"DATABASE_URL: {backend!r} is not supported; use sqlite:///… or postgresql://…")

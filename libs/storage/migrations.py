@@ -35,9 +35,7 @@ async def pending(database: Database, migrations: Path) -> list[str]:
 def scripts_of(migrations: Path) -> ScriptDirectory:
     """Load the two lines of migrations of a service."""
     # version_locations would do, but alembic wants an env.py beside them; its parts are enough for us.
-    return ScriptDirectory(
-        migrations, version_locations=[SHARED / "versions", migrations / "versions"]
-    )
+    return ScriptDirectory(migrations, version_locations=[SHARED / "versions", migrations / "versions"])
 
 
 def _upgrade(connection: Connection, migrations: Path) -> list[str]:

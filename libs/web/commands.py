@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import hmac
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -43,7 +43,7 @@ class Key:
     @classmethod
     def of(cls, secret: bytes, *, subject: str, route: str, key: str, body: str) -> "Key":
         """Derive the id from (subject, route, key), and the fingerprint from the body; both are keyed hashes."""
-        scope = hmac.new(secret, "\0".join((subject, route, key)).encode(), hashlib.sha256)
+        scope = hmac.new(secret, f"{subject}\0{route}\0{key}".encode(), hashlib.sha256)
         return cls(scope.digest(), hmac.new(secret, body.encode(), hashlib.sha256).digest())
 
 
@@ -77,7 +77,10 @@ class Commands(Generic[StoreT]):
         self._lines: dict[Any, _Line[StoreT]] = {}
 
     async def execute(
-        self, handler: CommandHandler[CommandT, StoreT, ResultT], command: Command[CommandT], returns: type[ResultT]
+        self,
+        handler: CommandHandler[CommandT, StoreT, ResultT],
+        command: Command[CommandT],
+        returns: type[ResultT],
     ) -> Outcome[ResultT]:
         """Carry out one command; raises its `Refusal`. Returns after the commit."""
         line = self._lines.get(handler)
@@ -121,7 +124,7 @@ class _Line(Generic[StoreT]):
         commands = [command for command, _ in taken]
         try:
             outcomes = await self._try(commands)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every waiting request gets its answer, whatever happened
             if len(taken) > 1 and not is_transient(error):
                 for one in taken:  # one that breaks its transaction must not break the others'
                     await self._carry_out([one])
@@ -164,12 +167,7 @@ class _Line(Generic[StoreT]):
         keyed = [command.key for command in commands if command.key]
         recorded = await self._recorded(unit, keyed)
         first: dict[bytes, Command[Any]] = {}
-        fresh = []
-        for command in commands:
-            if command.key is None:
-                fresh.append(command)
-            elif command.key.id not in recorded and first.setdefault(command.key.id, command) is command:
-                fresh.append(command)
+        fresh = [command for command in commands if _is_first(command, recorded, first)]
         answers = dict(zip(map(id, fresh), await self._handler(fresh, unit) if fresh else (), strict=True))
         records = []
         for command in fresh:
@@ -201,7 +199,9 @@ class _Line(Generic[StoreT]):
                 fingerprint, answer = twin.key.fingerprint, answers[id(twin)]
             if not hmac.compare_digest(fingerprint, command.key.fingerprint):
                 return Refusal(
-                    "idempotency_key_reused", "this Idempotency-Key came with another body before", Kind.INVALID
+                    "idempotency_key_reused",
+                    "this Idempotency-Key came with another body before",
+                    Kind.INVALID,
                 )
         return answer if isinstance(answer, Refusal) else Outcome(answer, replayed)
 
@@ -224,6 +224,13 @@ class _Line(Generic[StoreT]):
             slug, detail = TypeAdapter(tuple[str, str]).validate_json(outcome[1:])
             return Refusal(slug, detail, Kind.CONFLICT)
         return self._result.validate_json(outcome)
+
+
+def _is_first(command: Command[Any], recorded: Mapping[bytes, Any], first: dict[bytes, Command[Any]]) -> bool:
+    """Whether a command is to be carried out: it has no key, or is the first with its key."""
+    if command.key is None:
+        return True
+    return command.key.id not in recorded and first.setdefault(command.key.id, command) is command
 
 
 def _lost_race(error: Exception) -> bool:

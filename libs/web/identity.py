@@ -103,7 +103,7 @@ class Verifier:
             try:
                 self._keys = load_public_keys(self._file)
             except (OSError, TypeError, ValueError) as error:
-                log.error("cannot read the keys that verify tokens", file=str(self._file), error=str(error))
+                log.exception("cannot read the keys that verify tokens", file=str(self._file))
                 raise Refusal("unavailable", "tokens cannot be verified right now", Kind.UNAVAILABLE) from error
         return self._keys[kid]
 

@@ -23,7 +23,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "transfers",
-        sa.Column("id", sa.Uuid, primary_key=True, comment="a payment's is its order's id: one payment for each order"),
+        sa.Column(
+            "id",
+            sa.Uuid,
+            primary_key=True,
+            comment="a payment's is its order's id: one payment for each order",
+        ),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("debit", sa.Uuid, nullable=False, comment="the account the amount leaves"),
         sa.Column("credit", sa.Uuid, nullable=False, comment="the account the amount reaches"),

@@ -38,6 +38,4 @@ def upgrade() -> None:
         ("letters_by_order", "order_id", "order_id is not null"),
         ("letters_unaddressed", "user_id", "recipient is null"),
     ):
-        op.create_index(
-            name, "letters", [column], postgresql_where=sa.text(condition), sqlite_where=sa.text(condition)
-        )
+        op.create_index(name, "letters", [column], postgresql_where=sa.text(condition), sqlite_where=sa.text(condition))

@@ -23,7 +23,11 @@ def upgrade() -> None:
         sa.Column("refunded_minor", sa.BigInteger),
         sa.Column("created_at", Timestamp, nullable=False),
         sa.Column("traceparent", sa.String(64), nullable=False, comment="where a restatement continues the trace"),
-        sa.Column("due_at", Timestamp, comment="when billing's answer is overdue; null when there is none to wait for"),
+        sa.Column(
+            "due_at",
+            Timestamp,
+            comment="when billing's answer is overdue; null when there is none to wait for",
+        ),
         sa.Column("restated", sa.Integer, nullable=False, comment="how often billing was asked again"),
         sa.CheckConstraint("price_minor > 0", name="order_has_a_price"),
         sa.CheckConstraint("status in ('pending', 'confirmed', 'rejected', 'cancelled')", name="order_status"),

@@ -154,5 +154,15 @@ def _die_with_parent() -> None:
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a child: what programs need to run here, and `extra`; nothing else leaks in."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT", "COVERAGE_PROCESS_START")
+    kept = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TMPDIR",
+        "TZ",
+        "LD_LIBRARY_PATH",
+        "SYSTEMROOT",
+        "COVERAGE_PROCESS_START",
+    )
     return {name: os.environ[name] for name in kept if name in os.environ} | extra

@@ -1,0 +1,56 @@
+"""Fixtures for every test: real servers from wheels, fresh databases. Loaded by pytest's configuration."""
+
+import asyncio
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from libs.local.servers import Postgres, free_port, listening, nats_program
+from libs.local.supervisor import Supervisor
+
+
+@pytest.fixture
+def quiet(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """A place for the supervisor's sentences."""
+    return []
+
+
+@pytest.fixture
+async def nats_url(tmp_path: Path, quiet: list[str]) -> AsyncIterator[str]:
+    """A nats-server of the test's own, where everybody may do everything."""
+    port = free_port()
+    supervisor = Supervisor(quiet.append)
+    program = nats_program(tmp_path / "nats", port, tmp_path / "logs")
+    await supervisor.start(program)
+    await listening(port, within_s=10, what="nats-server", log=program.log)
+    yield f"nats://127.0.0.1:{port}"
+    await supervisor.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests of this worker. Without fsync: no test here pulls the plug."""
+    folder = Path(tempfile.mkdtemp(prefix="orderly-postgres-"))
+    folder.chmod(0o711)
+    loop = asyncio.new_event_loop()
+    supervisor = Supervisor(lambda _sentence: None)
+    server = Postgres(folder / "data", free_port(), secrets.token_hex(8), folder / "logs")
+    loop.run_until_complete(supervisor.start(server.prepare("fsync=off")))
+    loop.run_until_complete(server.ready())
+    yield server
+    loop.run_until_complete(supervisor.stop())
+    loop.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh, empty database; the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return await server.create_database(f"t{secrets.token_hex(6)}", secrets.token_hex(8))
