@@ -24,7 +24,7 @@ from typing_extensions import TypeVar
 
 from libs import logs
 from libs.contracts import Fact
-from libs.messaging.awaiting import Awaited
+from libs.messaging.awaiting import Awaits
 from libs.messaging.bus import Bus
 from libs.messaging.consumer import Consumer, Listens, durables
 from libs.messaging.jetstream import JetStream, JetStreamSettings
@@ -59,7 +59,8 @@ class Chore(Generic[StoreT]):
 class Service(Generic[StoreT, ToolsT]):
     """The table of one service.
 
-    `hears` are plain subjects of its own facts; whoever waits for the id at their end looks again.
+    `awaits` is what its requests wait for. `hears` are plain subjects of its own facts, stated by this or another
+    replica; whoever waits for the id at their end looks again.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Service(Generic[StoreT, ToolsT]):
     routes: Sequence[Route]
     publishes: Sequence[type[Fact]] = ()
     listens: Sequence[Listens[StoreT]] = ()
+    awaits: Awaits[StoreT] | None = None
     hears: Sequence[str] = ()
     chores: Sequence[Chore[StoreT]] = ()
     tools: Callable[[Any], ToolsT] = field(default=lambda _settings: cast("ToolsT", None))
@@ -143,15 +145,13 @@ class Running(Generic[StoreT, ToolsT]):
         relay = Relay(self._database, bus)
         try:
             await self._await("nats", lambda: bus.ensure_stream(self.service.name))
-            awaited = Awaited()
-            units = Units(self._database, self.service.store, relay, awaited)
+            units = Units(self._database, self.service.store, relay, self.service.awaits)
             commands = Commands(units, batch_limit=self._settings.batch_limit)
             for subject in self.service.hears:
-                await bus.listen(subject, awaited.hear)
+                await bus.listen(subject, units.awaited.hear)
             self._edge = Edge(
                 units,
                 commands,
-                awaited,
                 relay,
                 tools=self.service.tools(self._settings),
                 patience_s=self._settings.patience_s,
@@ -160,6 +160,7 @@ class Running(Generic[StoreT, ToolsT]):
             log.info("ready", database=str(self._database))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(relay.run())
+                tasks.create_task(units.awaited.run())
                 tasks.create_task(self._watch_database())
                 for chore in self.service.chores:
                     tasks.create_task(_repeat(chore, units))

@@ -95,11 +95,7 @@ async def register_user(call: Call[Register], edge: AuthEdge) -> Answer:
     )
     command = Registration(fact, await edge.tools.passwords.hash(password))
     registered = await edge.execute(register, call, command, returns=Registered, subject=wanted.login)
-    user = await edge.settled(
-        registered.user_id,
-        lambda users: users.by_login(registered.login),
-        lambda user: user is not None and user.account_id is not None,
-    )
+    user = await edge.outcome(registered.user_id, User, look_first=call.replayed)
     account = user.account_id if user else None
     return Answer(201 if account else 202, NewUser(id=registered.user_id, login=registered.login, account=account))
 

@@ -8,6 +8,7 @@ from auth.store import SqlUsers
 from auth.tables import METADATA
 from libs.contracts.auth import UserRegistered
 from libs.contracts.billing import AccountOpened
+from libs.messaging.awaiting import Awaits
 from libs.messaging.consumer import Listens
 from libs.service import Chore, Service
 
@@ -19,6 +20,7 @@ service = Service(
     tables=METADATA,
     publishes=(UserRegistered,),
     listens=(Listens(AccountOpened, handlers.on_accounts_opened),),
+    awaits=Awaits(lambda users, user_ids: users.find_all(user_ids), done=lambda user: user.account_id is not None),
     chores=(Chore(handlers.restate_overdue, every_s=1.0),),
     routes=api.ROUTES,
     tools=api.Tools.of,

@@ -28,6 +28,10 @@ class Users(Protocol):
         """Note that the registration was stated again."""
         ...
 
+    async def find_all(self, user_ids: Collection[UUID]) -> Mapping[UUID, User]:
+        """Read users; return those there are."""
+        ...
+
     async def by_login(self, login: str) -> User | None:
         """Read a user by login."""
         ...

@@ -64,6 +64,11 @@ class SqlUsers:
         statement = update(users).where(users.c.id == user_id).values(due_at=due_at, restated=users.c.restated + 1)
         await self._connection.execute(statement)
 
+    async def find_all(self, user_ids: Collection[UUID]) -> Mapping[UUID, User]:
+        """See `Users`."""
+        query = select(users).where(users.c.id.in_(user_ids))
+        return {row.id: _user(row) for row in await self._connection.execute(query)}
+
     async def by_login(self, login: str) -> User | None:
         """See `Users`."""
         row = (await self._connection.execute(select(users).where(users.c.login == login))).one_or_none()

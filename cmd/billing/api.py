@@ -1,7 +1,7 @@
 """What billing answers over HTTP, about the caller's own account."""
 
 from datetime import datetime
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -16,6 +16,9 @@ from libs.money import Amount, Money, SignedMoney
 from libs.web.commands import CommandHandler
 from libs.web.fields import Page, Request, invalid_cursor
 from libs.web.routes import Answer, Call, Edge, Route
+
+VERSION_DIGITS: Final = 18
+"""Digits of a version, at most: what fits into the database's bigint."""
 
 BillingEdge: TypeAlias = Edge[Books, Settings]
 
@@ -111,7 +114,7 @@ def _entry(transfer: Transfer) -> Entry:
 def _version(cursor: str | None) -> int | None:
     if cursor is None:
         return None
-    if not cursor.isdecimal():
+    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= VERSION_DIGITS):
         raise invalid_cursor()
     return int(cursor)
 

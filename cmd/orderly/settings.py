@@ -21,7 +21,6 @@ class Settings(BaseSettings):
     billing_database_url: str | None = None
     orders_database_url: str | None = None
     notifications_database_url: str | None = None
-    patience_s: float = Field(2.0, gt=0, le=60)
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -1,12 +1,13 @@
 """The whole system on one machine: servers, services, gateway; started in order, stopped in order."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import aiohttp
 
@@ -21,6 +22,12 @@ from orderly.services import NAMES, SERVICES
 from orderly.settings import Settings
 
 DatabaseKind = Literal["sqlite", "postgres"]
+
+_GIVEN: Final = {"HOST", "PORT", "DATABASE_URL", "NATS_URL", "NATS_USER", "NATS_PASSWORD", "FINGERPRINT_KEY"} | {
+    "JWT_PUBLIC_KEYS",
+    "JWT_PRIVATE_KEY",
+}
+"""Settings of services that a system on one machine decides itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +52,14 @@ class Plan:
             database=database,
             replicas=replicas,
             database_urls={name: url for name in NAMES if (url := settings.database_url(name))},
-            extra={"PATIENCE_S": str(settings.patience_s)},
+            extra=inherited(),
         )
+
+
+def inherited() -> dict[str, str]:
+    """The settings of services that the environment overrides, like ``PATIENCE_S`` or ``LOG_LEVEL``."""
+    known = {name.upper() for service in SERVICES for name in service.settings.model_fields} - _GIVEN
+    return {name: os.environ[name] for name in sorted(known) if name in os.environ}
 
 
 class System:
@@ -88,8 +101,7 @@ class System:
         """Start everything and wait until the gateway says OK. Raises `CannotStart`; stops what it had started."""
         self._check_ports()
         try:
-            await self._start_servers()
-            await self._migrate()
+            await asyncio.gather(self.start_nats(), self.migrate())
             for name in NAMES:
                 self._ports[name] = [free_port() for _ in range(self.plan.replicas)]
             await asyncio.gather(*(self.supervisor.start(program) for program in self._programs()))
@@ -97,6 +109,11 @@ class System:
         except BaseException:
             await self.stop()
             raise
+
+    async def migrate(self) -> None:
+        """Start the databases and bring them up to date."""
+        await self._start_databases()
+        await self._migrate()
 
     async def stop(self) -> None:
         """Stop the gateway and the services first, so that what they have to say still finds a broker."""
@@ -127,10 +144,15 @@ class System:
             if not port_is_free(port):
                 raise CannotStart(f"port {port} is in use; stop what listens there, or set {setting} to another")
 
-    async def _start_servers(self) -> None:
+    async def start_nats(self) -> None:
+        """Start the NATS server and wait until it listens."""
+        port = self.plan.nats_port
+        program = nats_program(self.plan.data_dir / "nats", port, self._logs, access=nats_access(self._credentials))
+        await self.supervisor.start(program)
+        await listening(port, within_s=20, what="nats-server", log=program.log)
+
+    async def _start_databases(self) -> None:
         plan = self.plan
-        nats = nats_program(plan.data_dir / "nats", plan.nats_port, self._logs, access=nats_access(self._credentials))
-        await self.supervisor.start(nats)
         missing = [name for name in NAMES if name not in plan.database_urls]
         self._urls = dict(plan.database_urls)
         if plan.database == "sqlite":
@@ -138,7 +160,6 @@ class System:
             self._urls |= {name: f"sqlite:///{folder / name}.db" for name in missing}
         elif missing:
             await self._start_postgres(missing)
-        await listening(plan.nats_port, within_s=20, what="nats-server", log=nats.log)
 
     async def _start_postgres(self, names: list[str]) -> None:
         folder, known = self.plan.data_dir / "postgres", self._credentials
@@ -191,6 +212,16 @@ class System:
         env = environment(**common, **urls, PORT=str(self.plan.gateway_port))
         programs.append(Program("gateway", [str(bin_folder / "gateway")], env, self._logs / "gateway.log"))
         return programs
+
+
+async def migrate_all(plan: Plan) -> int:
+    """Bring the databases of a system that is not running up to date; return the exit code."""
+    system = System(plan, print)
+    try:
+        await system.migrate()
+    finally:
+        await system.stop()
+    return 0
 
 
 def nats_access(credentials: Credentials) -> dict[str, Any]:

@@ -61,7 +61,7 @@ async def place_order(call: Call[PlaceOrder], edge: OrdersEdge) -> Answer:
     """Place an order, and await what becomes of it: 201 with the outcome, or 202 while it is pending."""
     wanted = Placement(uuid7(), call.caller.user_id, call.input.price, call.input.description)
     accepted = await edge.execute(place_orders, call, wanted, returns=Accepted)
-    order = await _settled(accepted.order_id, call.caller.user_id, edge)
+    order = await _settled(accepted.order_id, edge, look_first=call.replayed)
     status = 202 if order.status is OrderStatus.PENDING else 201
     return Answer(status, Order.of(order), {"Location": f"/client/orders/{order.id}"})
 
@@ -70,7 +70,7 @@ async def cancel_order(call: Call[None], edge: OrdersEdge) -> Answer:
     """Take an order back, and await the refund for a while; it comes in any case."""
     wanted = Cancellation(call.id_in_path("order_id", "order"), call.caller.user_id)
     accepted = await edge.execute(cancel_orders, call, wanted, returns=Accepted)
-    return Answer(200, Order.of(await _settled(accepted.order_id, call.caller.user_id, edge)))
+    return Answer(200, Order.of(await _settled(accepted.order_id, edge, look_first=call.replayed)))
 
 
 async def show_order(call: Call[None], edge: OrdersEdge) -> Answer:
@@ -92,10 +92,8 @@ async def list_orders(call: Call[Page], edge: OrdersEdge) -> Answer:
     return Answer(200, OrderPage(items=[Order.of(order) for order in shown], next=more))
 
 
-async def _settled(order_id: UUID, owner: UUID, edge: OrdersEdge) -> domain.Order:
-    order = await edge.settled(
-        order_id, lambda orders: orders.find(order_id, owner), lambda order: order is None or order.settled
-    )
+async def _settled(order_id: UUID, edge: OrdersEdge, *, look_first: bool) -> domain.Order:
+    order = await edge.outcome(order_id, domain.Order, look_first=look_first)
     if order is None:
         raise no_such_order()
     return order

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from libs.contracts.billing import PaymentAccepted, PaymentDeclined, PaymentRefunded
 from libs.contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
+from libs.messaging.awaiting import Awaits
 from libs.messaging.consumer import Listens
 from libs.service import Chore, Service
 from orders import api, handlers
@@ -23,6 +24,7 @@ service = Service(
         Listens(PaymentDeclined, handlers.on_payments_declined, answers=(OrderRejected,)),
         Listens(PaymentRefunded, handlers.on_payments_refunded),
     ),
+    awaits=Awaits(lambda orders, order_ids: orders.find_all(order_ids), done=lambda order: order.settled),
     hears=("orders.order.confirmed.*", "orders.order.rejected.*"),
     chores=(Chore(handlers.restate_overdue, every_s=1.0),),
     routes=api.ROUTES,

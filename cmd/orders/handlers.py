@@ -136,7 +136,7 @@ async def _advance(
         if after is not None:
             known[order.id] = after
             moved.append((after, event))
-        unit.wake(order.id)
+        unit.tell(order.id, known[order.id])
     await unit.store.save([order for order, _ in moved], due_at=due_again(0, unit.now))
     return moved
 

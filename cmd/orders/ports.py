@@ -32,6 +32,10 @@ class Orders(Protocol):
         """Read an order of `owner`."""
         ...
 
+    async def find_all(self, order_ids: Collection[UUID]) -> Mapping[UUID, Order]:
+        """Read orders, whoever owns them; return those there are."""
+        ...
+
     async def page(self, owner: UUID, *, before: UUID | None, limit: int) -> Sequence[Order]:
         """Read orders of `owner`, newest first, those older than the order `before`."""
         ...

@@ -88,6 +88,11 @@ class SqlOrders:
         row = (await self._connection.execute(query)).one_or_none()
         return _order(row) if row else None
 
+    async def find_all(self, order_ids: Collection[UUID]) -> Mapping[UUID, Order]:
+        """See `Orders`."""
+        query = select(orders).where(orders.c.id.in_(order_ids))
+        return {row.id: _order(row) for row in await self._connection.execute(query)}
+
     async def page(self, owner: UUID, *, before: UUID | None, limit: int) -> Sequence[Order]:
         """See `Orders`."""
         query = select(orders).where(orders.c.user_id == owner)

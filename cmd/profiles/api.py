@@ -70,8 +70,7 @@ def _own(call: Call[ChangeProfile] | Call[None]) -> None:
 
 
 async def _arrived(call: Call[ChangeProfile] | Call[None], edge: ProfilesEdge) -> domain.Profile:
-    user_id = call.caller.user_id
-    profile = await edge.settled(user_id, lambda profiles: profiles.find(user_id), lambda found: found is not None)
+    profile = await edge.outcome(call.caller.user_id, domain.Profile, look_first=True)
     if profile is None:
         raise unavailable("this profile")
     return profile

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from libs.contracts.auth import UserRegistered
 from libs.contracts.profiles import ProfileChanged
+from libs.messaging.awaiting import Awaits
 from libs.messaging.consumer import Listens
 from libs.service import Service
 from profiles import api, handlers
@@ -19,5 +20,6 @@ service = Service(
     tables=METADATA,
     publishes=(ProfileChanged,),
     listens=(Listens(UserRegistered, handlers.on_users_registered),),
+    awaits=Awaits(lambda profiles, user_ids: profiles.find_all(user_ids), done=lambda profile: profile is not None),
     routes=api.ROUTES,
 )

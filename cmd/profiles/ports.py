@@ -23,8 +23,8 @@ class Profiles(Protocol):
         """Save changed profiles."""
         ...
 
-    async def find(self, user_id: UUID) -> Profile | None:
-        """Read a profile."""
+    async def find_all(self, user_ids: Collection[UUID]) -> Mapping[UUID, Profile]:
+        """Read profiles; return those there are."""
         ...
 
 

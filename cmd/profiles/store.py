@@ -56,10 +56,10 @@ class SqlProfiles:
         if rows:
             await self._connection.execute(statement, rows)
 
-    async def find(self, user_id: UUID) -> Profile | None:
+    async def find_all(self, user_ids: Collection[UUID]) -> Mapping[UUID, Profile]:
         """See `Profiles`."""
-        row = (await self._connection.execute(select(profiles).where(profiles.c.user_id == user_id))).one_or_none()
-        return _profile(row) if row else None
+        query = select(profiles).where(profiles.c.user_id.in_(user_ids))
+        return {row.user_id: _profile(row) for row in await self._connection.execute(query)}
 
 
 def _profile(row: Row[Any]) -> Profile:

@@ -1,67 +1,133 @@
 """Awaited answers: a request waits for an outcome that another unit of work, or another replica, commits."""
 
 import asyncio
-import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
-T = TypeVar("T")
+import structlog
+
+from libs.storage import is_transient
+
+StoreT = TypeVar("StoreT")
+ValueT = TypeVar("ValueT")
+
+INTERVAL_S: Final = 0.25
+"""How often those who still wait are looked up, whatever was heard: hints get lost."""
+
+READ_AT_ONCE: Final = 256
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Awaits(Generic[StoreT]):
+    """What requests of a service wait for: how to read it, and when the waiting is over."""
+
+    read: Callable[[StoreT, Collection[UUID]], Awaitable[Mapping[UUID, Any]]]
+    done: Callable[[Any], bool]
 
 
 class Awaited:
-    """Who waits for what, in memory. A wake-up is a hint to read again, never a proof; the truth is the row.
+    """Who waits for what, in memory. The truth is the row in the database, so any replica can answer for it.
 
-    Hints get lost (another replica, a restart), so a waiter also reads at growing intervals.
+    `tell` is for values that this process has just committed; they are the truth. `hint` is for everything else
+    that was heard: it makes somebody look, and proves nothing. Whoever waits is looked up from time to time in any
+    case, and a last time before the waiting ends. All lookups are reads of many keys at once.
     """
 
-    def __init__(self) -> None:
-        self._waiting: dict[UUID, set[asyncio.Event]] = defaultdict(set)
+    def __init__(
+        self, read: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, Any]]], done: Callable[[Any], bool]
+    ) -> None:
+        self._read = read
+        self._done = done
+        self._waiting: dict[UUID, set[asyncio.Future[Any]]] = {}
+        self._looking: dict[UUID, set[asyncio.Future[Any]]] = {}
+        self._hinted: set[UUID] = set()
+        self._wake = asyncio.Event()
 
-    def wake(self, keys: Iterable[UUID]) -> None:
-        """Let everyone who waits for one of `keys` read again."""
-        for key in keys:
-            for waiter in self._waiting.get(key, ()):
-                waiter.set()
+    async def outcome(self, key: UUID, *, patience_s: float, look_first: bool) -> Any:
+        """Wait until the value of `key` is done; return it, or what it is after `patience_s` seconds (None: absent).
+
+        `look_first` for what may be done already; without it, the first look is saved.
+        """
+        with self._registered(self._waiting, key) as future:
+            if look_first:
+                self.hint((key,))
+            try:
+                async with asyncio.timeout(patience_s):
+                    return await future
+            except TimeoutError:
+                pass
+        with self._registered(self._looking, key) as future:
+            self._wake.set()
+            return await future
+
+    def tell(self, key: UUID, value: Any) -> None:
+        """Let those who wait for `key` know what was committed."""
+        if self._done(value):
+            _resolve(self._waiting.get(key, ()), value)
+
+    def hint(self, keys: Iterable[UUID]) -> None:
+        """Have the values looked up that somebody waits for."""
+        self._hinted.update(key for key in keys if key in self._waiting)
+        if self._hinted:
+            self._wake.set()
 
     def hear(self, subject: str) -> None:
-        """Wake whoever waits for the id at the end of `subject`: the hint of another replica."""
+        """Take the id at the end of a subject as a hint: what another replica has stated."""
+        with contextlib.suppress(ValueError):
+            self.hint((UUID(subject.rsplit(".", 1)[-1]),))
+
+    async def run(self) -> None:
+        """Look up what was hinted at, and from time to time everything waited for, until cancelled."""
+        before: set[UUID] = set()
+        while True:
+            try:
+                async with asyncio.timeout(INTERVAL_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                # Those who have waited for a whole interval: the others will most likely be told.
+                self._hinted |= before & self._waiting.keys()
+                before = set(self._waiting)
+            self._wake.clear()
+            keys = list(self._hinted | self._looking.keys())
+            self._hinted.clear()
+            for start in range(0, len(keys), READ_AT_ONCE):
+                await self._look(keys[start : start + READ_AT_ONCE])
+
+    async def _look(self, keys: list[UUID]) -> None:
+        looking = [(key, future) for key in keys for future in self._looking.get(key, ())]
         try:
-            key = UUID(subject.rsplit(".", 1)[-1])
-        except ValueError:
+            values = await self._read(keys)
+        except Exception as error:  # whoever looks gets the error; whoever waits goes on waiting
+            log.warning(
+                "cannot look up what is awaited", keys=len(keys), error=str(error), exc_info=not is_transient(error)
+            )
+            for _, future in looking:
+                if not future.done():
+                    future.set_exception(error)
             return
-        self.wake((key,))
+        for key, value in values.items():
+            self.tell(key, value)
+        for key, future in looking:
+            _resolve((future,), values.get(key))
 
-    async def settled(
-        self,
-        key: UUID,
-        read: Callable[[], Awaitable[T]],
-        done: Callable[[T], bool],
-        *,
-        patience_s: float,
-        interval_s: float = 0.1,
-    ) -> T:
-        """Read until the value is `done`, or until `patience_s` seconds are over; return the last value read.
-
-        Reads at once, after each hint, at intervals that grow from `interval_s`, and a last time at the end.
-        """
-        hint = asyncio.Event()
-        self._waiting[key].add(hint)
-        deadline = time.monotonic() + patience_s
+    @contextlib.contextmanager
+    def _registered(self, where: dict[UUID, set[asyncio.Future[Any]]], key: UUID) -> Iterator[asyncio.Future[Any]]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        where.setdefault(key, set()).add(future)
         try:
-            while True:
-                hint.clear()
-                value = await read()
-                left_s = deadline - time.monotonic()
-                if done(value) or left_s <= 0:
-                    return value
-                try:
-                    async with asyncio.timeout(min(left_s, interval_s)):
-                        await hint.wait()
-                except TimeoutError:
-                    interval_s *= 2
+            yield future
         finally:
-            self._waiting[key].discard(hint)
-            if not self._waiting[key]:
-                del self._waiting[key]
+            where[key].discard(future)
+            if not where[key]:
+                del where[key]
+
+
+def _resolve(futures: Iterable["asyncio.Future[Any]"], value: Any) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(value)

@@ -204,12 +204,13 @@ async def _keep(deliveries: Sequence[Delivery]) -> None:
 def _log_handled(events: Mapping[str, Sequence[Event[Any]]], elapsed_ms: float) -> None:
     for kind, some in events.items():
         if some:
+            ids = {f"{some[0].fact.keyed_by}s": [str(event.fact.key) for event in some]}
             log.info(
                 "handled",
                 type=kind,
                 batch=len(some),
                 ms=round(elapsed_ms, 1),
-                keys=[str(event.fact.key) for event in some],
+                **ids,
                 message_ids=[event.id for event in some],
                 trace_ids=[event.trace.trace_id for event in some],
             )

@@ -1,17 +1,17 @@
 """Units of work: one transaction, and the facts it states. Both become true at its commit, or neither."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.contracts import Fact
 from libs.messaging import outbox
-from libs.messaging.awaiting import Awaited
+from libs.messaging.awaiting import Awaited, Awaits
 from libs.messaging.envelope import Cause, Outgoing, seal
 from libs.messaging.relay import Relay
 from libs.storage import Database
@@ -30,13 +30,18 @@ class Unit(Generic[StoreT]):
         self.store = store
         self.now = now
         self.outgoing: list[Outgoing] = []
-        self.stated: list[UUID] = []
+        self.stated: dict[str, list[str]] = {}
+        self.told: dict[UUID, Any] = {}
         self.woken: list[UUID] = []
 
     def publish(self, fact: Fact, *, cause: Cause, restated: bool = False) -> None:
         """State `fact`, because of `cause`. It is published after the commit, at least once."""
         self.outgoing.append(seal(fact, cause=cause, now=self.now, restated=restated))
-        self.stated.append(fact.key)
+        self.stated.setdefault(f"{fact.keyed_by}s", []).append(str(fact.key))
+
+    def tell(self, key: UUID, value: Any) -> None:
+        """After the commit, let requests that wait for `key` know that this is its value."""
+        self.told[key] = value
 
     def wake(self, key: UUID) -> None:
         """After the commit, let requests that wait for `key` look again."""
@@ -47,12 +52,16 @@ class Units(Generic[StoreT]):
     """Begins units of work on one database and hands their facts to the relay once they are committed."""
 
     def __init__(
-        self, database: Database, store: Callable[[AsyncConnection], StoreT], relay: Relay, awaited: Awaited
+        self,
+        database: Database,
+        store: Callable[[AsyncConnection], StoreT],
+        relay: Relay,
+        awaits: Awaits[StoreT] | None = None,
     ) -> None:
         self._database = database
         self._store = store
         self._relay = relay
-        self._awaited = awaited
+        self.awaited = Awaited(self._values_of(awaits), awaits.done if awaits else bool)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Unit[StoreT]]:
@@ -62,7 +71,18 @@ class Units(Generic[StoreT]):
             yield unit
             await outbox.write(connection, unit.outgoing)
         self._relay.offer(unit.outgoing)
-        self._awaited.wake(unit.woken)
+        for key, value in unit.told.items():
+            self.awaited.tell(key, value)
+        self.awaited.hint(unit.woken)
+
+    def _values_of(self, awaits: Awaits[StoreT] | None) -> Callable[[Collection[UUID]], Awaitable[Mapping[UUID, Any]]]:
+        async def read(keys: Collection[UUID]) -> Mapping[UUID, Any]:
+            if awaits is None:
+                return {}
+            async with self.read() as store:
+                return await awaits.read(store, keys)
+
+        return read
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[StoreT]:

@@ -155,7 +155,7 @@ class _Line(Generic[StoreT]):
                     "carried out",
                     command=self._handler.__name__,
                     batch=len(commands),
-                    keys=[str(key) for key in unit.stated],
+                    **unit.stated,
                     message_ids=[str(message.id) for message in unit.outgoing],
                     trace_ids=[command.trace.trace_id for command in commands],
                 )

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from libs.errors import Kind, Refusal, unavailable
-from libs.messaging.awaiting import Awaited
 from libs.messaging.relay import Relay
 from libs.messaging.unit import Units
 from libs.tracing import Trace
@@ -66,7 +65,6 @@ class Edge(Generic[StoreT, ToolsT]):
         self,
         units: Units[StoreT],
         commands: Commands[StoreT],
-        awaited: Awaited,
         relay: Relay,
         *,
         tools: ToolsT,
@@ -76,7 +74,7 @@ class Edge(Generic[StoreT, ToolsT]):
         self.read = units.read
         self.tools = tools
         self._commands = commands
-        self._awaited = awaited
+        self._awaited = units.awaited
         self._relay = relay
         self._patience_s = patience_s
         self._fingerprint_key = fingerprint_key
@@ -109,16 +107,14 @@ class Edge(Generic[StoreT, ToolsT]):
         call.replayed = outcome.replayed
         return outcome.result
 
-    async def settled(
-        self, key: UUID, read: Callable[[StoreT], Awaitable[ValueT]], done: Callable[[ValueT], bool]
-    ) -> ValueT:
-        """Read until `done`, or until this service's patience is over; return the last value read."""
+    async def outcome(self, key: UUID, kind: type[ValueT], *, look_first: bool) -> ValueT | None:
+        """Await what the service awaits, within its patience; return the value as it then is, None when absent.
 
-        async def look() -> ValueT:
-            async with self.read() as store:
-                return await read(store)
-
-        return await self._awaited.settled(key, look, done, patience_s=self._patience_s)
+        `look_first` for what may be there already.
+        """
+        value = await self._awaited.outcome(key, patience_s=self._patience_s, look_first=look_first)
+        assert value is None or isinstance(value, kind)
+        return value
 
 
 RouteHandler = Callable[[Call[Any], Edge[Any, Any]], Awaitable[Answer]]

@@ -1,0 +1,84 @@
+"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from libs.local.servers import CannotStart
+from orderly.demo import demo
+from orderly.newman import newman
+from orderly.run import run
+from orderly.settings import Settings
+from orderly.system import Plan, migrate_all
+from orderly.tail import tail
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program."""
+    given = _parser().parse_args(arguments)
+    settings = Settings.from_environment()
+    try:
+        raise SystemExit(_perform(given, settings))
+    except CannotStart as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _perform(given: argparse.Namespace, settings: Settings) -> int:
+    match given.command:
+        case "run":
+            plan = Plan.of(settings, database=given.database, replicas=given.replicas)
+            return _finish(run(plan, reload=given.reload))
+        case "demo":
+            return _finish(demo(Plan.of(settings, database="sqlite")))
+        case "tail":
+            return _finish(tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject))
+        case "migrate":
+            return _finish(migrate_all(Plan.of(settings, database=given.database)))
+        case _:
+            return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
+
+
+def _finish(work: Coroutine[Any, Any, int]) -> int:
+    return asyncio.run(work)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="orderly", description="Run and watch Orderly on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    running = commands.add_parser("run", help="run the whole system until Ctrl-C")
+    running.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
+    running.add_argument("--replicas", type=_replicas, default=1, metavar="N", help="processes of each service")
+    running.add_argument("--reload", action="store_true", help="restart the services when code changes")
+
+    commands.add_parser("demo", help="play the story on a fresh system")
+
+    tailing = commands.add_parser("tail", help="show events as they happen")
+    tailing.add_argument(
+        "subject", nargs="?", help="a subject pattern like 'orders.>', or an order's id; all by default"
+    )
+    tailing.add_argument("--nats-url", help="another NATS server than the one of `run`")
+
+    migrating = commands.add_parser("migrate", help="bring the databases up to date")
+    migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
+
+    asking = commands.add_parser("newman", help="run the Postman collection against a running system")
+    asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")
+    asking.add_argument("extra", nargs="*", help="further arguments for newman, after --")
+    return parser
+
+
+def _replicas(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 8:
+        raise argparse.ArgumentTypeError("must be from 1 to 8")
+    return count
+
+
+if __name__ == "__main__":
+    main()

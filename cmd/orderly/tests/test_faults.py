@@ -1,0 +1,218 @@
+"""The whole system while parts of it die, are away, or say things twice."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from nats.aio.client import Client
+from sqlalchemy import MetaData, Table, select
+
+from libs.contracts import stream_of
+from libs.ids import uuid7
+from libs.local.servers import free_port, listening, nats_program
+from libs.local.supervisor import Program, Supervisor, environment
+from libs.storage import Database
+from libs.tests.eventually import eventually
+from orderly.credentials import ensure_credentials
+from orderly.services import NAMES, SERVICES
+from orderly.story import Story
+from orderly.system import DatabaseKind, System
+from orderly.tail import EVERYTHING, Seen, watching
+from orderly.tests.systems import customers, running_system
+
+both_databases = pytest.mark.parametrize("database", ["sqlite", "postgres"])
+
+
+@both_databases
+async def test_every_service_may_be_killed_between_any_two_steps(database: DatabaseKind) -> None:
+    async with running_system(database) as system:
+        seen: list[Seen] = []
+        async with watching(system.nats_url, EVERYTHING, seen.append), aiohttp.ClientSession() as session:
+            async for step in Story(session, system.url, seen).play():
+                number = signal.SIGKILL if step.number % 2 else signal.SIGTERM
+                await asyncio.gather(*(system.supervisor.restart(name, number=number) for name in (*NAMES, "gateway")))
+                await system.healthy(within_s=30)
+
+
+@both_databases
+async def test_two_replicas_of_every_service_share_the_work(database: DatabaseKind) -> None:
+    async with running_system(database, replicas=2) as system, customers(system) as customer:
+        people = await asyncio.gather(*(customer().arrive("100") for _ in range(6)))
+        answers = await asyncio.gather(*(person.order("2") for person in people for _ in range(30)))
+        assert [status for status, _ in answers] == [201] * len(answers), "an awaited answer did not arrive"
+        for person in people:
+            assert await person.audit() == {"confirmed": 30}
+        for name in NAMES:
+            for suffix in ("", "-2"):
+                log = (system.logs / f"{name}{suffix}.log").read_text()
+                assert '"event":"handled"' in log, f"{name}{suffix} had nothing to do"
+
+
+@both_databases
+async def test_orders_placed_while_nats_is_away_are_settled_and_charged_once(database: DatabaseKind) -> None:
+    async with running_system(database, extra={"PATIENCE_S": "0.3"}) as system, customers(system) as customer:
+        ann = await customer().arrive("100")
+        await system.supervisor.stop(["nats"])
+        answers = [await ann.order("10") for _ in range(5)]
+        assert {status for status, _ in answers} == {202}
+        assert {order["status"] for _, order in answers} == {"pending"}
+        assert (await customer().call("GET", "/health/"))[0] == 503
+        await system.start_nats()
+        await system.healthy(within_s=20)
+        assert await ann.audit(within_s=45) == {"confirmed": 5}
+
+
+@both_databases
+async def test_services_stop_gracefully_under_traffic(database: DatabaseKind) -> None:
+    async with running_system(database) as system, customers(system) as customer:
+        people = await asyncio.gather(*(customer().arrive("1000") for _ in range(4)))
+        stop = asyncio.Event()
+
+        async def shop(person: Any) -> None:
+            while not stop.is_set():
+                await person.order("1", **{"Idempotency-Key": str(uuid7())})
+
+        shopping = [asyncio.create_task(shop(person)) for person in people]
+        for name in NAMES:
+            async with asyncio.timeout(15):
+                await system.supervisor.restart(name, number=signal.SIGTERM)
+        await system.healthy(within_s=30)
+        stop.set()
+        await asyncio.gather(*shopping)
+        for person in people:
+            assert set(await person.audit(within_s=45)) == {"confirmed"}
+
+
+@both_databases
+async def test_every_message_delivered_again_changes_nothing(database: DatabaseKind) -> None:
+    async with running_system(database) as system, customers(system) as customer:
+        ann = await customer().arrive("100")
+        await ann.call("PUT", f"/profiles/{ann.login}", {"first_name": "Ann"})
+        _, order = await ann.order("60")
+        await ann.order("60")
+        await ann.call("POST", f"/orders/{order['id']}/cancel")
+        await ann.call("POST", "/billing/withdrawals", {"amount": "5"})
+        ann.withdrawn += 5
+        await ann.audit()
+        before = {service.name: await _content(system, service.name) for service in SERVICES}
+        handled = await _handled(system)
+        types = {kind for name in NAMES for kind in await _say_everything_again(system, name)}
+        assert types == {fact.type for service in SERVICES for fact in service.publishes}
+        listened = sum(len(service.listens) for service in SERVICES)
+        await eventually(lambda: _caught_up(system), within_s=20)
+        assert await _handled(system) >= handled + listened
+        after = {service.name: await _content(system, service.name) for service in SERVICES}
+        assert after == before
+        await ann.audit()
+
+
+async def test_a_service_says_what_it_awaits_and_goes_on_when_it_is_there(tmp_path: Path) -> None:
+    nats_port, port = free_port(), free_port()
+    credentials = ensure_credentials(tmp_path / "keys")
+    database = tmp_path / "billing.db"
+    env = environment(
+        PORT=str(port),
+        NATS_URL=f"nats://127.0.0.1:{nats_port}",
+        DATABASE_URL=f"sqlite:///{database}",
+        FINGERPRINT_KEY=credentials.fingerprint_key,
+        JWT_PUBLIC_KEYS=str(credentials.public_keys),
+    )
+    supervisor = Supervisor(lambda _sentence: None)
+    log = tmp_path / "logs" / "billing.log"
+    program = str(Path(sys.executable).parent / "billing")
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def awaits() -> list[str] | None:
+                try:
+                    async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+                        answer = await response.json()
+                        return list(answer.get("awaits", [])) if response.status == 503 else []
+                except aiohttp.ClientError:
+                    return None
+
+            async def awaits_exactly(*names: str) -> bool:
+                return await awaits() == list(names)
+
+            await supervisor.start(Program("billing", [program], env, log))
+            await eventually(lambda: awaits_exactly("database", "nats"), within_s=15)
+            await eventually(lambda: '"awaits":"database"' in log.read_text())
+            migrating = await asyncio.create_subprocess_exec(program, "migrate", env=env)
+            assert await migrating.wait() == 0
+            await eventually(lambda: awaits_exactly("nats"))
+            await eventually(lambda: '"awaits":"nats"' in log.read_text())
+            await supervisor.start(nats_program(tmp_path / "nats", nats_port, tmp_path / "logs"))
+            await listening(nats_port, within_s=10, what="nats-server", log=log)
+            await eventually(awaits_exactly, within_s=15)
+    finally:
+        await supervisor.stop()
+
+
+async def _content(system: System, service: str) -> dict[str, set[tuple[Any, ...]]]:
+    """Every row of a service's own tables."""
+    own: MetaData = next(known.tables for known in SERVICES if known.name == service)
+    database = Database(system.database_url(service), name="test")
+    try:
+        async with database.reading() as connection:
+            rows = {}
+            for table in own.sorted_tables:
+                rows[table.name] = {tuple(row) for row in await connection.execute(_everything(table))}
+            return rows
+    finally:
+        await database.close()
+
+
+def _everything(table: Table) -> Any:
+    return select(*[column for column in table.columns if column.name != "due_at"])
+
+
+async def _connected(system: System, user: str | None = None) -> Client:
+    client = Client()
+    password = ensure_credentials(system.plan.data_dir / "keys").nats[user] if user else None
+    prefix = f"_INBOX_{user}" if user else "_INBOX"
+    await client.connect(system.nats_url, user=user, password=password, inbox_prefix=prefix)
+    return client
+
+
+async def _say_everything_again(system: System, service: str) -> set[str]:
+    """Publish every stored message of a service's stream once more, as new messages; return their types."""
+    watcher, client = await _connected(system), await _connected(system, service)
+    stream = stream_of(service)
+    last = (await watcher.jetstream().stream_info(stream)).state.last_seq
+    types = set()
+    for sequence in range(1, last + 1):
+        message = await watcher.jetstream().get_msg(stream, sequence)
+        headers = {**(message.headers or {}), "Nats-Msg-Id": str(uuid7())}
+        await client.jetstream().publish(message.subject or "", message.data or b"", headers=headers)
+        types.add(headers["ce-type"])
+    await client.close()
+    await watcher.close()
+    return types
+
+
+async def _handled(system: System) -> int:
+    """How many messages all durable consumers together have acknowledged."""
+    client = await _connected(system)
+    total = 0
+    for name in NAMES:
+        total += sum(
+            info.ack_floor.consumer_seq if info.ack_floor else 0
+            for info in await client.jetstream().consumers_info(stream_of(name))
+        )
+    await client.close()
+    return total
+
+
+async def _caught_up(system: System) -> bool:
+    """Whether no durable consumer has anything left to do."""
+    client = await _connected(system)
+    waiting = 0
+    for name in NAMES:
+        for info in await client.jetstream().consumers_info(stream_of(name)):
+            waiting += (info.num_pending or 0) + (info.num_ack_pending or 0)
+    await client.close()
+    return waiting == 0

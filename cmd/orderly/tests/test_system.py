@@ -1,0 +1,245 @@
+"""The whole system, as users meet it: real processes, real servers, both databases."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from libs.tests.eventually import eventually
+from orderly.newman import newman
+from orderly.story import Step, Story
+from orderly.system import System
+from orderly.tail import EVERYTHING, Seen, watching
+from orderly.tests.systems import Customer, customers, running_system
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[
+        pytest.param("sqlite", marks=pytest.mark.xdist_group("system on sqlite")),
+        pytest.param("postgres", marks=pytest.mark.xdist_group("system on postgres")),
+    ],
+)
+async def system(request: pytest.FixtureRequest) -> AsyncIterator[System]:
+    """A system that the tests of this module share."""
+    async with running_system(request.param) as running:
+        yield running
+
+
+async def test_the_story_is_as_it_must_be(system: System) -> None:
+    seen: list[Seen] = []
+    async with watching(system.nats_url, EVERYTHING, seen.append), aiohttp.ClientSession() as session:
+        steps = [step async for step in Story(session, system.url, seen).play()]
+    assert [step.number for step in steps] == list(range(1, 9))
+    assert _types(steps[2]) == {
+        "orders.order.placed",
+        "billing.payment.accepted",
+        "orders.order.confirmed",
+        "notifications.letter.stored",
+    }
+
+
+async def test_one_subject_shows_the_life_of_an_order(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("200")
+        seen: list[Seen] = []
+        async with watching(system.nats_url, EVERYTHING, seen.append):
+            _, order = await ann.order("150")
+            about = f".{order['id']}"
+            await eventually(lambda: len([event for event in seen if event.subject.endswith(about)]) >= 4)
+        life = [event for event in seen if event.subject.endswith(about)]
+        assert [event.type for event in life] == [
+            "orders.order.placed",
+            "billing.payment.accepted",
+            "orders.order.confirmed",
+            "notifications.letter.stored",
+        ]
+        assert json.loads(life[0].payload)["price"] == "150.00"
+        assert json.loads(life[-1].payload)["recipient"] == f"{ann.login}@example.org"
+
+
+async def test_every_event_of_an_order_carries_the_trace_of_its_request(system: System) -> None:
+    from nats.aio.client import Client  # noqa: PLC0415 - only here are headers looked at
+
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    client, headers = Client(), []
+    await client.connect(system.nats_url)
+
+    async def keep(message: Any) -> None:
+        headers.append(message.headers)
+
+    await client.subscribe("*.*.*.*", cb=keep)
+    await client.flush()
+    async with customers(system) as customer:
+        ann = await customer().arrive("10")
+        headers.clear()
+        await ann.order("5", traceparent=f"00-{trace_id}-00f067aa0ba902b7-01")
+        await eventually(lambda: len([head for head in headers if head and trace_id in head["traceparent"]]) >= 4)
+    await client.close()
+    for head in headers:
+        assert head["ce-specversion"] == "1.0"
+        assert head["Nats-Msg-Id"] == head["ce-id"]
+        assert UUID(head["ce-id"]).version == 7
+        assert head["ce-source"].startswith("/")
+
+
+async def test_a_burst_of_orders_is_worked_off_in_batches_and_the_books_balance(system: System) -> None:
+    async with customers(system) as customer:
+        people = await asyncio.gather(*(customer().arrive("100") for _ in range(8)))
+        answers = await asyncio.gather(*(person.order("3") for person in people for _ in range(40)))
+        assert {status for status, _ in answers} <= {201, 202}
+        for person in people:
+            assert await person.audit() == {"confirmed": 33, "rejected": 7}
+    for service, event in (("orders", "carried out"), ("billing", "handled"), ("notifications", "handled")):
+        sizes = [line["batch"] for line in _log(system, service) if line["event"] == event]
+        assert max(sizes) >= 8, f"{service} worked one by one: {sizes[-50:]}"
+
+
+async def test_one_key_at_a_time_has_one_effect(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("100")
+        headers = {"Idempotency-Key": "the same for all"}
+        answers = await asyncio.gather(*(ann.order("10", **headers) for _ in range(50)))
+        assert {status for status, _ in answers} == {201}
+        assert len({order["id"] for _, order in answers}) == 1
+        assert await ann.audit() == {"confirmed": 1}
+        status, problem = await ann.order("11", **headers)
+        assert (status, problem["type"]) == (422, "/problems/idempotency_key_reused")
+
+
+async def test_a_cancelled_order_gives_its_money_back_once(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("100")
+        _, order = await ann.order("60")
+        answers = await asyncio.gather(*(ann.call("POST", f"/orders/{order['id']}/cancel") for _ in range(10)))
+        assert sorted(status for status, _ in answers) == [200] + [409] * 9
+        assert await ann.balance() == Decimal(100)
+        assert await ann.audit() == {"cancelled": 1}
+        _, cancelled = await ann.call("GET", f"/orders/{order['id']}")
+        assert (cancelled["status"], cancelled["refunded"]) == ("cancelled", "60.00")
+
+
+async def test_nobody_sees_what_is_not_theirs(system: System) -> None:
+    async with customers(system) as customer:
+        ann, bob = await asyncio.gather(customer().arrive("100"), customer().arrive("100"))
+        _, order = await ann.order("60")
+        assert (await bob.call("GET", f"/orders/{order['id']}"))[0] == 404
+        assert (await bob.call("POST", f"/orders/{order['id']}/cancel"))[0] == 404
+        assert (await bob.call("GET", f"/profiles/{ann.login}"))[0] == 403
+        assert (await bob.call("GET", f"/notifications?order_id={order['id']}"))[1]["items"] == []
+        assert (await customer().call("GET", "/orders"))[0] == 401
+
+
+async def test_a_profile_is_there_after_registration_and_letters_go_to_its_newest_address(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive()
+        status, profile = await ann.call("GET", f"/profiles/{ann.login}")
+        assert (status, profile["email"]) == (200, f"{ann.login}@example.org")
+        wanted = {"email": "new@example.org", "first_name": "Ann", "phone": "+49 30 1234"}
+        status, profile = await ann.call("PUT", f"/profiles/{ann.login}", wanted)
+        assert (status, {name: profile[name] for name in wanted}) == (200, wanted)
+
+        async def goes_to_the_new_address() -> bool:
+            _, letter = await ann.call("POST", "/notifications", {"subject": "hello", "body": "me"})
+            return bool(letter["recipient"] == "new@example.org")
+
+        await eventually(goes_to_the_new_address)
+
+
+MALFORMED: tuple[tuple[str, str, Any, int, str], ...] = (
+    ("POST", "/billing/deposits", {"amount": "-1"}, 422, "amount"),
+    ("POST", "/billing/deposits", {"amount": 0}, 422, "amount"),
+    ("POST", "/billing/deposits", {"amount": True}, 422, "amount"),
+    ("POST", "/billing/deposits", {"amount": "1.001"}, 422, "amount"),
+    ("POST", "/billing/deposits", {"amount": "1000000000.01"}, 422, "amount"),
+    ("POST", "/billing/deposits", {"amount": [1]}, 422, "amount"),
+    ("POST", "/billing/deposits", {}, 422, "amount"),
+    ("POST", "/billing/deposits", {"amount": "1", "amuont": "2"}, 422, "amuont"),
+    ("POST", "/billing/deposits", [1], 422, "body"),
+    ("POST", "/orders", {"price": "1", "description": "nul \x00"}, 422, "description"),
+    ("POST", "/orders", {"price": None}, 422, "price"),
+    ("POST", "/notifications", {"subject": "two\nlines", "body": "x"}, 422, "subject"),
+    ("POST", "/notifications", {"subject": "x" * 201, "body": "x"}, 422, "subject"),
+    ("GET", "/orders?limit=0", None, 422, "limit"),
+    ("GET", "/orders?limit=many", None, 422, "limit"),
+    ("GET", "/orders?cursor=nonsense", None, 422, "cursor"),
+    ("GET", "/orders?page=1", None, 422, "page"),
+    ("GET", "/billing/statement?cursor=x", None, 422, "cursor"),
+    ("GET", "/billing/statement?cursor=99999999999999999999999", None, 422, "cursor"),
+    ("GET", "/notifications?order_id=x", None, 422, "order_id"),
+    ("GET", "/orders/nonsense", None, 404, ""),
+    ("GET", "/orders/%00", None, 404, ""),
+    ("GET", "/nothing", None, 404, ""),
+    ("DELETE", "/orders", None, 405, ""),
+    ("POST", "/notifications", {"subject": "x", "body": "x" * 70_000}, 413, ""),
+)
+
+
+async def test_every_malformed_request_gets_a_problem_that_names_the_field(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("1")
+        for method, path, body, expected, field in MALFORMED:
+            status, problem = await ann.call(method, path, body)
+            assert status == expected, (method, path, body, problem)
+            assert problem["type"].startswith("/problems/"), problem
+            assert problem["status"] == expected
+            if field:
+                assert field in [error["field"] for error in problem["errors"]], problem
+        for raw in (b"", b"{", b"\xff\xfe", b'{"price": NaN}', b'"text"', b'{"price": "\\ud800"}'):
+            url = f"{system.url}/client/orders"
+            headers = {"Authorization": f"Bearer {ann.token}"}
+            async with ann.session.post(url, data=raw, headers=headers) as response:
+                assert response.status == 422, raw
+                assert response.content_type == "application/problem+json"
+        assert not [status for status in ann.statuses if status >= 500]
+
+
+async def test_registering_twice_is_refused(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive()
+        given = {"login": ann.login, "password": "another one", "email": "x@example.org"}
+        status, problem = await customer().call("POST", "/users", given)
+        assert (status, problem["type"]) == (409, "/problems/login_taken")
+        twins = [Customer(ann.session, ann.base, login=f"twin-{ann.login}") for _ in range(5)]
+        answers = await asyncio.gather(
+            *(twin.call("POST", "/users", {**given, "login": twin.login, "password": twin.password}) for twin in twins)
+        )
+        assert sorted(status for status, _ in answers) == [201, 409, 409, 409, 409]
+
+
+async def test_the_keys_verify_the_tokens(system: System) -> None:
+    import jwt  # noqa: PLC0415 - only here are tokens looked into
+
+    async with customers(system) as customer:
+        ann = await customer().arrive()
+        status, keys = await customer().call("GET", "/.well-known/jwks.json")
+        assert status == 200
+        kid = jwt.get_unverified_header(ann.token)["kid"]
+        key = jwt.PyJWK(next(key for key in keys["keys"] if key["kid"] == kid))
+        claims = jwt.decode(ann.token, key, algorithms=["RS256"], audience="orderly", issuer="orderly")
+        assert claims["login"] == ann.login
+        assert claims["exp"] - claims["iat"] == 3600
+
+
+@pytest.mark.newman
+async def test_newman_passes(system: System, capfd: pytest.CaptureFixture[str]) -> None:
+    code = await asyncio.to_thread(newman, system.url)
+    assert code == 0, capfd.readouterr().out[-5000:]
+
+
+def _types(step: Step) -> set[str]:
+    return {event.type for event in step.events}
+
+
+def _log(system: System, service: str) -> list[dict[str, Any]]:
+    lines = (system.logs / f"{service}.log").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
