@@ -97,6 +97,7 @@ _setup level:
         [ "$(cat ".venv/.$level" 2>/dev/null)" = "$(stamp "$level")" ] && exit 0
     done
     level={{ level }}
+    [ ! -e .venv/.dev ] || level=dev
     echo "setting up .venv ($level; once)" >&2
     rm -f .venv/.local .venv/.dev
     [ -x .venv/bin/python ] || uv venv --quiet --no-python-downloads --python "$(command -v python3)" .venv

@@ -37,6 +37,13 @@ class Refusal(Exception):
         self.detail = detail
         self.kind = kind
         self.fields = tuple(fields)
+        self.replayed = False
+
+    def again(self) -> "Refusal":
+        """The same refusal, as the recorded answer to a request that was sent again."""
+        refusal = Refusal(self.slug, self.detail, self.kind, self.fields)
+        refusal.replayed = True
+        return refusal
 
     @property
     def transient(self) -> bool:

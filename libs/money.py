@@ -61,8 +61,8 @@ Amount = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^[0-9]{1,10}(\.[0-9]{1,2})?$", "examples": ["150.00"]},
-                {"type": "number", "minimum": 0.01, "maximum": 1_000_000_000, "multipleOf": 0.01},
+                {"type": "string", "pattern": r"^(?!0+(\.0{1,2})?$)[0-9]{1,10}(\.[0-9]{1,2})?$", "examples": ["150.00"]},
+                {"type": "number", "minimum": 0.01, "maximum": 1_000_000_000},
             ],
             "description": "From 0.01 to 1000000000.00, at most two decimal places.",
         }

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Final, Generic, cast
 
 import structlog
-from aiohttp import web
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import TypeVar
 
 from libs import logs
 from libs.contracts import Fact
+from libs.messaging import outbox
 from libs.messaging.awaiting import Awaits
 from libs.messaging.bus import Bus
 from libs.messaging.consumer import Consumer, Listens, durables
@@ -33,15 +33,19 @@ from libs.messaging.unit import Unit, Units
 from libs.settings import HttpSettings, ServiceSettings
 from libs.storage import Database
 from libs.storage.migrations import migrate, pending
+from libs.web import commands
 from libs.web.app import make_app
 from libs.web.commands import Commands
 from libs.web.identity import Verifier
 from libs.web.routes import Edge, Route
+from libs.web.server import serving
 
 StoreT = TypeVar("StoreT")
 ToolsT = TypeVar("ToolsT", default=None)
 
 STOP_WITHIN_S: Final = 15.0
+PRUNED_AT_ONCE: Final = 500
+PRUNE_PAUSE_S: Final = 0.1
 RETRY_EVERY_S: Final = 0.5
 
 log = structlog.get_logger()
@@ -49,9 +53,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Chore(Generic[StoreT]):
-    """Work that is done again and again, a unit at a time; idempotent, since every replica does it."""
+    """Work that is done again and again, a unit at a time; idempotent, since every replica does it.
 
-    work: Callable[[Unit[StoreT]], Awaitable[None]]
+    `work` returns whether there is more to do at once.
+    """
+
+    work: Callable[[Unit[StoreT]], Awaitable[bool]]
     every_s: float
 
 
@@ -146,12 +153,11 @@ class Running(Generic[StoreT, ToolsT]):
         try:
             await self._await("nats", lambda: bus.ensure_stream(self.service.name))
             units = Units(self._database, self.service.store, relay, self.service.awaits)
-            commands = Commands(units, batch_limit=self._settings.batch_limit)
             for subject in self.service.hears:
                 await bus.listen(subject, units.awaited.hear)
             self._edge = Edge(
                 units,
-                commands,
+                Commands(units, batch_limit=self._settings.batch_limit),
                 relay,
                 tools=self.service.tools(self._settings),
                 patience_s=self._settings.patience_s,
@@ -162,7 +168,7 @@ class Running(Generic[StoreT, ToolsT]):
                 tasks.create_task(relay.run())
                 tasks.create_task(units.awaited.run())
                 tasks.create_task(self._watch_database())
-                for chore in self.service.chores:
+                for chore in (*self.service.chores, *_PRUNING):
                     tasks.create_task(_repeat(chore, units))
                 self._consume(bus, units)
                 for consuming in self._consuming:
@@ -234,30 +240,28 @@ async def _joined(task: "asyncio.Task[None]") -> None:
 
 
 async def _repeat(chore: Chore[StoreT], units: Units[StoreT]) -> None:
+    more = False
     while True:
-        await asyncio.sleep(chore.every_s)
+        await asyncio.sleep(PRUNE_PAUSE_S if more else chore.every_s)
         try:
             async with units.begin() as unit:
-                await chore.work(unit)
+                more = await chore.work(unit)
         except Exception as error:  # noqa: BLE001 - a chore that fails is done again
+            more = False
             log.warning("chore failed", chore=chore.work.__name__, error=str(error))
 
 
-@asynccontextmanager
-async def serving(app: web.Application, settings: HttpSettings) -> AsyncIterator[None]:
-    """Answer HTTP until the end of the block; then accept nothing more and finish what is under way."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, keepalive_timeout=75)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
-        try:
-            await site.start()
-        except OSError as error:
-            sys.stderr.write(f"setting PORT: cannot listen on {settings.host}:{settings.port}: {error.strerror}\n")
-            raise SystemExit(2) from None
-        yield
-    finally:
-        await runner.cleanup()
+async def prune_outbox(unit: Unit[Any]) -> bool:
+    """Delete what was published long ago, in small steps that nobody feels."""
+    return await outbox.prune(unit.connection, now=unit.now, limit=PRUNED_AT_ONCE) == PRUNED_AT_ONCE
+
+
+async def prune_keys(unit: Unit[Any]) -> bool:
+    """Delete idempotency keys that nobody will send again, in small steps that nobody feels."""
+    return await commands.prune(unit.connection, now=unit.now, limit=PRUNED_AT_ONCE) == PRUNED_AT_ONCE
+
+
+_PRUNING: Final[tuple[Chore[Any], ...]] = (Chore(prune_outbox, every_s=60.0), Chore(prune_keys, every_s=60.0))
 
 
 def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -49,7 +49,7 @@ class Register(Request):
 
 
 class NewUser(BaseModel):
-    """Who registered. `account` is the id of the billing account, absent while it is not open yet."""
+    """Who registered. `account` is the id of the billing account, null while it is not open yet."""
 
     id: UUID
     login: str
@@ -78,7 +78,10 @@ class Jwks(BaseModel):
 
 
 async def register_user(call: Call[Register], edge: AuthEdge) -> Answer:
-    """Register, and await the billing account: 201 once it is open, 202 when it takes longer."""
+    """Register a user.
+
+    Awaits the billing account: 201 once it is open, 202 when that takes longer.
+    """
     wanted = call.input
     password = wanted.password.get_secret_value()
     shortest = edge.tools.settings.password_min_length

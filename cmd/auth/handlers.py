@@ -60,10 +60,11 @@ async def on_accounts_opened(events: Sequence[Event[AccountOpened]], unit: AuthU
         unit.wake(event.fact.user_id)
 
 
-async def restate_overdue(unit: AuthUnit) -> None:
+async def restate_overdue(unit: AuthUnit) -> bool:
     """State registrations again whose account is overdue; billing answers from what it has."""
     for user in await unit.store.overdue(unit.now, limit=AT_ONCE):
         if user.registration is not None:
             fact = UserRegistered.model_validate_json(user.registration)
             unit.publish(fact, cause=Origin.of(user.traceparent), restated=True)
         await unit.store.put_off(user.id, due_at=due_again(user.restated + 1, unit.now))
+    return False  # the rest has to wait for the next tick: a bounded number at a time

@@ -5,7 +5,8 @@ import asyncio
 
 from gateway.app import make_gateway
 from gateway.settings import Settings
-from libs.service import run_process, serving
+from libs.service import run_process
+from libs.web.server import serving
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ class Gateway:
             if request.method == "POST":
                 headers.setdefault("Idempotency-Key", str(uuid4()))
             body = await request.read() if request.body_exists else None
-            path = request.raw_path.removeprefix(BASE)
+            path = request.rel_url.raw_path_qs.removeprefix(BASE)
             reply = await self._upstream.send(door.service, request.method, path, headers, body)
             passed = {name: reply.headers[name] for name in PASSED_OUT if name in reply.headers}
             return web.Response(status=reply.status, body=reply.body, headers=passed)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from gateway.api import Gateway
+from gateway.docs import add_docs
 from gateway.settings import Settings
 from gateway.upstream import Upstream
 from libs.web.app import BODY_AT_MOST, alive, answer_problems
@@ -26,4 +27,5 @@ def make_gateway(settings: Settings) -> web.Application:
     app.router.add_get("/livez", alive)
     app.router.add_get("/readyz", alive)
     Gateway(upstream, verifier).add_routes(app)
+    add_docs(app)
     return app

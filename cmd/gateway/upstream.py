@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 import aiohttp
 import structlog
+from yarl import URL
 
 from libs.errors import unavailable
 
@@ -86,7 +87,13 @@ class Upstream:
     async def _once(self, base: str, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         assert self._session is not None
         request = self._session.request(
-            method, base + path, headers=headers, data=body, timeout=self._timeout, allow_redirects=False
+            # encoded: the path goes on as it came, so that "/orders/../readyz" reaches nothing that it should not.
+            method,
+            URL(base + path, encoded=True),
+            headers=headers,
+            data=body,
+            timeout=self._timeout,
+            allow_redirects=False,
         )
         async with request as response:
             return Reply(response.status, response.headers, await response.read())

@@ -31,7 +31,7 @@ class LettersPage(Page):
 
 
 class Letter(BaseModel):
-    """A letter. `recipient` is absent while the address is unknown."""
+    """A letter. `recipient` is null while the address is unknown."""
 
     id: UUID
     kind: LetterKind

@@ -1,4 +1,4 @@
-"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``."""
+"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``, ``contracts``, ``newman``."""
 
 import argparse
 import asyncio
@@ -7,8 +7,9 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from libs.local.servers import CannotStart
+from orderly.contracts import write_contracts
 from orderly.demo import demo
-from orderly.newman import newman
+from orderly.newman import ROOT, newman
 from orderly.run import run
 from orderly.settings import Settings
 from orderly.system import Plan, migrate_all
@@ -39,6 +40,10 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
             return _finish(tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject))
         case "migrate":
             return _finish(migrate_all(Plan.of(settings, database=given.database)))
+        case "contracts":
+            for path in write_contracts(ROOT):
+                print(path.relative_to(ROOT))
+            return 0
         case _:
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
 
@@ -66,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
     migrating = commands.add_parser("migrate", help="bring the databases up to date")
     migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
+
+    commands.add_parser("contracts", help="write the contracts of this checkout")
 
     asking = commands.add_parser("newman", help="run the Postman collection against a running system")
     asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")

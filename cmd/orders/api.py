@@ -26,7 +26,7 @@ class PlaceOrder(Request):
 
 
 class Order(BaseModel):
-    """An order as it stands. `refunded` is there once a cancelled order is settled."""
+    """An order as it stands. `refunded` is null until a cancelled order is settled."""
 
     id: UUID
     status: OrderStatus
@@ -58,7 +58,10 @@ class OrderPage(BaseModel):
 
 
 async def place_order(call: Call[PlaceOrder], edge: OrdersEdge) -> Answer:
-    """Place an order, and await what becomes of it: 201 with the outcome, or 202 while it is pending."""
+    """Place an order.
+
+    Awaits what becomes of it: 201 with the outcome, or 202 while it is pending, and `Location` says where to look.
+    """
     wanted = Placement(uuid7(), call.caller.user_id, call.input.price, call.input.description)
     accepted = await edge.execute(place_orders, call, wanted, returns=Accepted)
     order = await _settled(accepted.order_id, edge, look_first=call.replayed)
@@ -67,7 +70,10 @@ async def place_order(call: Call[PlaceOrder], edge: OrdersEdge) -> Answer:
 
 
 async def cancel_order(call: Call[None], edge: OrdersEdge) -> Answer:
-    """Take an order back, and await the refund for a while; it comes in any case."""
+    """Cancel an order.
+
+    Awaits the refund for a while; it comes in any case.
+    """
     wanted = Cancellation(call.id_in_path("order_id", "order"), call.caller.user_id)
     accepted = await edge.execute(cancel_orders, call, wanted, returns=Accepted)
     return Answer(200, Order.of(await _settled(accepted.order_id, edge, look_first=call.replayed)))

@@ -112,7 +112,7 @@ async def on_payments_refunded(events: Sequence[Event[PaymentRefunded]], unit: O
     await _advance(events, lambda order, fact: note_refund(order, fact.amount), unit)
 
 
-async def restate_overdue(unit: OrdersUnit) -> None:
+async def restate_overdue(unit: OrdersUnit) -> bool:
     """Ask billing again about orders whose answer is overdue; it answers from what it has decided."""
     overdue = await unit.store.overdue(unit.now, limit=AT_ONCE)
     for order in overdue:
@@ -120,6 +120,7 @@ async def restate_overdue(unit: OrdersUnit) -> None:
         unit.publish(fact, cause=Origin.of(order.traceparent), restated=True)
         asked = ask_again(order)
         await unit.store.save([asked], due_at=due_again(asked.restated, unit.now))
+    return False  # the rest has to wait for the next tick: a bounded number at a time
 
 
 async def _advance(

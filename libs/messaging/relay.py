@@ -29,8 +29,6 @@ LEFT_BEHIND: Final = timedelta(seconds=2)
 STALLED_S: Final = 10.0
 """Once the oldest unpublished row is older, new work is refused until the outbox drains."""
 
-PRUNE_EVERY_S: Final = 60.0
-
 log = structlog.get_logger()
 
 
@@ -78,7 +76,6 @@ class Relay:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_forever(), name="relay")
             tasks.create_task(self._sweep_forever(), name="relay sweep")
-            tasks.create_task(self._prune_forever(), name="outbox pruning")
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until everything taken over is published, or `timeout_s` seconds are over (the next start sweeps)."""
@@ -99,7 +96,7 @@ class Relay:
             except Exception as error:
                 # Unknown whether it is stored: the same ids go out again. Also for what we did not foresee:
                 # a relay that dies would be silence.
-                pause_s = min(max(pause_s * 2, 0.05), 1.0)
+                pause_s = min(max(pause_s * 2, 0.05), 0.5)
                 expected = isinstance(error, BusUnavailable) or is_transient(error)
                 log.warning("relay waits", waiting=len(self._queue), error=str(error), exc_info=not expected)
                 await asyncio.sleep(pause_s)
@@ -108,6 +105,7 @@ class Relay:
                 for message in batch:
                     self._queue.popleft()
                     self._held.discard(message.id)
+                self._oldest = self._queue[0].created_at if self._queue else None
 
     async def _publish(self, batch: list[Outgoing]) -> None:
         sequences = await self._bus.publish(batch)
@@ -131,16 +129,6 @@ class Relay:
         if missed and self._bus.connected:
             log.info("sweep found unpublished facts", found=len(missed))
             self.offer(missed)
-
-    async def _prune_forever(self) -> None:
-        while True:
-            pruned = 0
-            with _survived("outbox pruning"):
-                async with self._database.writing() as connection:
-                    pruned = await outbox.prune(connection, now=datetime.now(UTC), limit=500)
-                if pruned:
-                    log.debug("outbox pruned", rows=pruned)
-            await asyncio.sleep(PRUNE_EVERY_S if not pruned else 1.0)
 
 
 @contextlib.contextmanager

@@ -59,6 +59,9 @@ async def answer_problems(
             return await handler(request)
     except Refusal as refusal:
         return problem_response(refusal, trace_id=trace.trace_id)
+    except web.RequestPayloadError as error:
+        malformed = Refusal("malformed_body", f"the body cannot be read: {type(error).__name__}", Kind.MALFORMED)
+        return problem_response(malformed, trace_id=trace.trace_id)
     except web.HTTPException as error:
         known = from_http_exception(error)
         if known is None:

@@ -10,12 +10,14 @@ import hmac
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
 from pydantic import TypeAdapter
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.errors import Kind, Refusal, unavailable
 from libs.messaging.tables import idempotency_keys
@@ -26,6 +28,9 @@ from libs.tracing import Trace
 StoreT = TypeVar("StoreT")
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
+
+RETENTION: Final = timedelta(days=7)
+"""How long a key is remembered."""
 
 WAITING_AT_MOST: Final = 4_096
 TRIES: Final = 3
@@ -203,7 +208,9 @@ class _Line(Generic[StoreT]):
                     "this Idempotency-Key came with another body before",
                     Kind.INVALID,
                 )
-        return answer if isinstance(answer, Refusal) else Outcome(answer, replayed)
+        if isinstance(answer, Refusal):
+            return answer.again() if replayed else answer
+        return Outcome(answer, replayed)
 
     async def _recorded(self, unit: Unit[StoreT], keys: Sequence[Key]) -> dict[bytes, tuple[bytes, Any]]:
         if not keys:
@@ -224,6 +231,18 @@ class _Line(Generic[StoreT]):
             slug, detail = TypeAdapter(tuple[str, str]).validate_json(outcome[1:])
             return Refusal(slug, detail, Kind.CONFLICT)
         return self._result.validate_json(outcome)
+
+
+async def prune(connection: AsyncConnection, *, now: datetime, limit: int) -> int:
+    """Delete up to `limit` records older than `RETENTION`; return how many were."""
+    old = (
+        select(idempotency_keys.c.id)
+        .where(idempotency_keys.c.created_at < now - RETENTION)
+        .order_by(idempotency_keys.c.created_at)
+        .limit(limit)
+    )
+    result = await connection.execute(delete(idempotency_keys).where(idempotency_keys.c.id.in_(old.scalar_subquery())))
+    return result.rowcount
 
 
 def _is_first(command: Command[Any], recorded: Mapping[bytes, Any], first: dict[bytes, Command[Any]]) -> bool:

@@ -28,6 +28,8 @@ def problem_response(refusal: Refusal, *, trace_id: str = "") -> web.Response:
     """Write a refusal as a response."""
     status = STATUSES[refusal.kind]
     headers = {}
+    if refusal.replayed:
+        headers["Idempotent-Replayed"] = "true"
     if refusal.kind is Kind.UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if refusal.kind is Kind.UNAUTHENTICATED:

@@ -116,6 +116,39 @@ async def test_one_key_at_a_time_has_one_effect(system: System) -> None:
         assert (status, problem["type"]) == (422, "/problems/idempotency_key_reused")
 
 
+async def test_a_refusal_is_replayed_and_says_so(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("5")
+        url = f"{system.url}/client/billing/withdrawals"
+        headers = {"Authorization": f"Bearer {ann.token}", "Idempotency-Key": "too much"}
+        for replayed in (None, "true"):
+            async with ann.session.post(url, json={"amount": "10"}, headers=headers) as response:
+                assert response.status == 409
+                assert response.headers.get("Idempotent-Replayed") == replayed
+            await ann.deposit("10")
+
+
+async def test_the_gateway_answers_as_a_proxy_is_asked(system: System) -> None:
+    """Whoever sets ``http_proxy`` sends the whole URL in the request line."""
+    asked = b"GET http://arch.homework/client/.well-known/jwks.json HTTP/1.1\r\nHost: arch.homework\r\n"
+    assert (await _raw(system, asked + b"Connection: close\r\n\r\n")).startswith("HTTP/1.1 200 ")
+
+
+async def test_what_is_no_http_gets_a_problem_too(system: System) -> None:
+    close = b"Host: x\r\nConnection: close\r\n"
+    for asked in (
+        b"garbage\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"POST /client/login HTTP/1.1\r\nContent-Length: many\r\n" + close + b"\r\n",
+        b"POST /client/login HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n" + close + b"\r\nabc",
+        b"GET /client/users/../../readyz HTTP/1.1\r\n" + close + b"\r\n",
+    ):
+        answer = await _raw(system, asked)
+        assert answer.split(" ")[1] in ("400", "404", "422"), answer
+        assert "application/problem+json" in answer
+        assert "Traceback" not in answer
+
+
 async def test_a_cancelled_order_gives_its_money_back_once(system: System) -> None:
     async with customers(system) as customer:
         ann = await customer().arrive("100")
@@ -234,6 +267,14 @@ async def test_the_keys_verify_the_tokens(system: System) -> None:
 async def test_newman_passes(system: System, capfd: pytest.CaptureFixture[str]) -> None:
     code = await asyncio.to_thread(newman, system.url)
     assert code == 0, capfd.readouterr().out[-5000:]
+
+
+async def _raw(system: System, asked: bytes) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", system.plan.gateway_port)
+    writer.write(asked)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer.decode(errors="replace")
 
 
 def _types(step: Step) -> set[str]:
