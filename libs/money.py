@@ -29,6 +29,8 @@ def format_minor(amount_minor: int) -> str:
 def _read(value: Any, info: ValidationInfo) -> int:
     # Our own code says minor units, as an int; JSON says units, as a string or a number.
     if info.mode == "python" and type(value) is int:
+        if value < 0:
+            raise ValueError("must not be below zero")
         return value
     # repr() of a float is the shortest decimal that reads back as it, so what a client wrote with up to
     # 15 digits comes back digit for digit.
@@ -61,7 +63,11 @@ Amount = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^(?!0+(\.0{1,2})?$)[0-9]{1,10}(\.[0-9]{1,2})?$", "examples": ["150.00"]},
+                {
+                    "type": "string",
+                    "pattern": r"^(?!0+(\.0{1,2})?$)[0-9]{1,10}(\.[0-9]{1,2})?$",
+                    "examples": ["150.00"],
+                },
                 {"type": "number", "minimum": 0.01, "maximum": 1_000_000_000},
             ],
             "description": "From 0.01 to 1000000000.00, at most two decimal places.",

@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from libs.storage.database import driver_url
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -41,6 +43,13 @@ class ServiceSettings(HttpSettings):
     """What every service with a database and a place on the bus reads."""
 
     database_url: SecretStr = Field(description="sqlite:///path or postgresql://user:password@host/database")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr) -> SecretStr:
+        driver_url(value.get_secret_value())
+        return value
+
     nats_url: str = Field("nats://127.0.0.1:4222", description="one or more servers, separated by commas")
     nats_user: str | None = Field(None, description="user name on the NATS servers, when they ask for one")
     nats_password: SecretStr | None = Field(None, description="password of that user")

@@ -5,7 +5,9 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
-_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_TRACEPARENT: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_THIS_VERSION: Final = "00"
+_SAMPLED: Final = 0x01
 _ZEROS: Final = re.compile(r"0+")
 
 
@@ -26,9 +28,11 @@ class Trace:
     def parse(cls, header: str | None) -> Self:
         """Read a ``traceparent`` header; a missing or malformed one begins a new trace, as the standard asks."""
         match = _TRACEPARENT.fullmatch(header or "")
-        if match is None or _ZEROS.fullmatch(match[1]) or _ZEROS.fullmatch(match[2]):
+        if match is None or _ZEROS.fullmatch(match[2]) or _ZEROS.fullmatch(match[3]):
             return cls.start()
-        return cls(match[1], match[2], match[3])
+        if match[1] == _THIS_VERSION and match[5]:
+            return cls.start()  # only later versions may go on after the flags
+        return cls(match[2], match[3], f"{int(match[4], 16) & _SAMPLED:02x}")
 
     def child(self) -> Self:
         """Step into a new span of the same trace."""

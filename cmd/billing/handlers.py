@@ -24,6 +24,7 @@ from libs.ids import uuid7
 from libs.messaging.envelope import Event
 from libs.web.commands import Command
 
+QuestionT = TypeVar("QuestionT", UserRegistered, OrderPlaced, OrderCancelled)
 MovementFact = TypeVar("MovementFact", facts.AccountCredited, facts.AccountDebited)
 
 
@@ -47,7 +48,7 @@ class Moved:
 
 async def on_users_registered(events: Sequence[Event[UserRegistered]], unit: BillingUnit) -> None:
     """Open an account for everyone who has none; say again that it is open to whoever asks again."""
-    asked = {event.fact.user_id: event for event in events}
+    asked = _one_each(events)
     wallets = [Wallet(user_id, account_id=uuid7(), balance_minor=0, version=0) for user_id in asked]
     new = await unit.store.open_wallets(wallets)
     again = [user_id for user_id, event in asked.items() if event.restated and user_id not in new]
@@ -60,7 +61,7 @@ async def on_users_registered(events: Sequence[Event[UserRegistered]], unit: Bil
 
 async def on_orders_placed(events: Sequence[Event[OrderPlaced]], unit: BillingUnit) -> None:
     """Take the price of each order, in stream order, where the money suffices."""
-    asked = {event.fact.order_id: event for event in events}
+    asked = _one_each(events)
     wallets = await unit.store.lock_wallets({event.fact.user_id for event in events})
     known = await unit.store.payments(asked)
     journal = Journal(wallets.values(), unit.now)
@@ -78,7 +79,7 @@ async def on_orders_placed(events: Sequence[Event[OrderPlaced]], unit: BillingUn
 
 async def on_orders_cancelled(events: Sequence[Event[OrderCancelled]], unit: BillingUnit) -> None:
     """Give back what was taken; where nothing was, make sure that nothing ever will be."""
-    asked = {event.fact.order_id: event for event in events}
+    asked = _one_each(events)
     wallets = await unit.store.lock_wallets({event.fact.user_id for event in events})
     known = await unit.store.payments(asked)
     refunded = await unit.store.refunds(asked)
@@ -135,6 +136,15 @@ async def withdraw(commands: Sequence[Command[Movement]], unit: BillingUnit) -> 
         results.append(Moved(transfer.id, transfer.amount_minor, transfer.balance_minor))
     await unit.store.record(journal.wallets, journal.transfers)
     return results
+
+
+def _one_each(events: Sequence[Event[QuestionT]]) -> dict[UUID, Event[QuestionT]]:
+    """Of several events about one thing take one; one that was restated wants an answer, so it goes first."""
+    asked: dict[UUID, Event[QuestionT]] = {}
+    for event in events:
+        if event.restated or event.fact.key not in asked:
+            asked[event.fact.key] = event
+    return asked
 
 
 def _answer(payment: Payment) -> facts.PaymentAccepted | facts.PaymentDeclined:

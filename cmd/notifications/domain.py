@@ -1,6 +1,6 @@
 """What a letter says. Pure: values in, values out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
@@ -63,6 +63,8 @@ class Occasion:
     reason: str | None = None
 
 
+_NAMELESS = "Hello,"
+
 _REASONS = {
     "insufficient_funds": "there is not enough money on your account",
     "account_not_open": "your account is not open yet",
@@ -78,7 +80,6 @@ def cause_of_order_letter(order_id: UUID, kind: LetterKind) -> str:
 def compose(letter_id: UUID, occasion: Occasion, contact: Contact | None, at: datetime) -> Letter:
     """Write the letter for an occasion."""
     subject, text = _text(occasion)
-    greeting = f"Dear {contact.name}," if contact else "Hello,"
     return Letter(
         id=letter_id,
         user_id=occasion.user_id,
@@ -87,9 +88,17 @@ def compose(letter_id: UUID, occasion: Occasion, contact: Contact | None, at: da
         order_id=occasion.order_id,
         recipient=contact.email if contact else None,
         subject=subject,
-        body=f"{greeting}\n\n{text}\n\nOrderly",
+        body=f"{f'Dear {contact.name},' if contact else _NAMELESS}\n\n{text}\n\nOrderly",
         created_at=at,
     )
+
+
+def complete(letter: Letter, contact: Contact) -> Letter:
+    """Address a letter that was written before anybody knew how to."""
+    body = letter.body
+    if letter.kind is not LetterKind.NOTE:
+        body = body.replace(_NAMELESS, f"Dear {contact.name},", 1)
+    return replace(letter, recipient=contact.email, body=body)
 
 
 def _text(occasion: Occasion) -> tuple[str, str]:

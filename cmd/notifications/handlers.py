@@ -16,7 +16,7 @@ from libs.ids import uuid7
 from libs.messaging.envelope import Cause, Event
 from libs.money import format_minor
 from libs.web.commands import Command
-from notifications.domain import Contact, Letter, LetterKind, Occasion, cause_of_order_letter, compose
+from notifications.domain import Contact, Letter, LetterKind, Occasion, cause_of_order_letter, complete, compose
 from notifications.ports import NotificationsUnit
 
 FactT = TypeVar("FactT", bound=Fact)
@@ -79,7 +79,7 @@ async def on_accounts_credited(events: Sequence[Event[AccountCredited]], unit: N
 
 async def write_notes(commands: Sequence[Command[Note]], unit: NotificationsUnit) -> Sequence[Letter | Refusal]:
     """Write letters that people send to themselves."""
-    contacts = await unit.store.contacts({command.body.user_id for command in commands})
+    contacts = await unit.store.contacts_to_write_to({command.body.user_id for command in commands})
     letters = []
     for command in commands:
         note = command.body
@@ -115,7 +115,9 @@ async def _learn(
             causes[fact.user_id] = event
     await unit.store.save_contacts(list(newest.values()))
     known = await unit.store.contacts(newest)
-    for letter in await unit.store.address(known.values()):
+    completed = [complete(letter, known[letter.user_id]) for letter in await unit.store.unaddressed(known)]
+    await unit.store.address(completed)
+    for letter in completed:
         unit.publish(_stored(letter), cause=causes[letter.user_id])
 
 
@@ -124,7 +126,9 @@ async def _write(
 ) -> None:
     """Write one letter for each occasion that has none, and state each that is new."""
     occasions = [occasion_of(event) for event in events]
-    contacts: Mapping[UUID, Contact] = await unit.store.contacts({occasion.user_id for occasion in occasions})
+    contacts: Mapping[UUID, Contact] = await unit.store.contacts_to_write_to(
+        {occasion.user_id for occasion in occasions}
+    )
     letters = [compose(uuid7(), occasion, contacts.get(occasion.user_id), unit.now) for occasion in occasions]
     new = await unit.store.add(letters)
     for letter, event in zip(letters, events, strict=True):

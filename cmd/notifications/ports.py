@@ -19,12 +19,20 @@ class Letters(Protocol):
         """Read contacts."""
         ...
 
+    async def contacts_to_write_to(self, user_ids: Collection[UUID]) -> Mapping[UUID, Contact]:
+        """Read contacts, so that whoever learns one of the others meanwhile finds the letters written by now."""
+        ...
+
     async def add(self, letters: Sequence[Letter]) -> Collection[UUID]:
         """Save letters whose cause has none yet; return the ids of those saved."""
         ...
 
-    async def address(self, contacts: Collection[Contact]) -> Sequence[Letter]:
-        """Complete the letters of these users that lack a recipient; return them as they are now."""
+    async def unaddressed(self, user_ids: Collection[UUID]) -> Sequence[Letter]:
+        """Lock the letters of these users that lack a recipient, oldest first; return them."""
+        ...
+
+    async def address(self, letters: Sequence[Letter]) -> None:
+        """Save recipients and bodies of letters that have got a recipient."""
         ...
 
     async def page(self, owner: UUID, *, order_id: UUID | None, before: UUID | None, limit: int) -> Sequence[Letter]:

@@ -1,7 +1,7 @@
 """Letters and contacts in SQL. Works within the caller's transaction and never commits."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Row, bindparam, select, update
@@ -11,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.storage.database import insert_new
 from notifications.domain import Contact, Letter, LetterKind
 from notifications.tables import contacts, letters
+
+UNKNOWN: Final = -1
+"""The version of a contact that somebody waits for."""
 
 
 class SqlLetters:
@@ -48,11 +51,25 @@ class SqlLetters:
 
     async def contacts(self, user_ids: Collection[UUID]) -> Mapping[UUID, Contact]:
         """See `Letters`."""
-        query = select(contacts).where(contacts.c.user_id.in_(user_ids))
+        query = select(contacts).where(contacts.c.user_id.in_(user_ids), contacts.c.version >= 0)
         return {
             row.user_id: Contact(row.user_id, row.login, row.email, row.first_name, row.version)
             for row in await self._connection.execute(query)
         }
+
+    async def contacts_to_write_to(self, user_ids: Collection[UUID]) -> Mapping[UUID, Contact]:
+        """See `Letters`. An unknown contact gets a row without content: it makes whoever saves the contact at the
+        same time wait for this transaction, or this transaction for them. Without it neither would see the other's
+        row, and the letter would stay without recipient."""
+        known = await self.contacts(user_ids)
+        unknown = [{"user_id": user_id, "version": UNKNOWN} for user_id in sorted(set(user_ids) - known.keys())]
+        if not unknown:
+            return known
+        await insert_new(self._connection, contacts, unknown, key="user_id")
+        waited_for = contacts.c.user_id.in_([row["user_id"] for row in unknown])
+        locked = select(contacts.c.user_id).where(waited_for).order_by(contacts.c.user_id).with_for_update()
+        await self._connection.execute(locked)  # the row may be that of an earlier letter
+        return await self.contacts(user_ids)
 
     async def add(self, written: Sequence[Letter]) -> Collection[UUID]:
         """See `Letters`."""
@@ -72,17 +89,22 @@ class SqlLetters:
         ]
         return await insert_new(self._connection, letters, rows, key="id")
 
-    async def address(self, known: Collection[Contact]) -> Sequence[Letter]:
+    async def unaddressed(self, user_ids: Collection[UUID]) -> Sequence[Letter]:
         """See `Letters`."""
-        addresses = {contact.user_id: contact.email for contact in known}
-        query = select(letters).where(letters.c.user_id.in_(addresses), letters.c.recipient.is_(None)).with_for_update()
-        rows = [{"letter": row.id, "to": addresses[row.user_id]} for row in await self._connection.execute(query)]
-        if not rows:
-            return []
-        statement = update(letters).where(letters.c.id == bindparam("letter")).values(recipient=bindparam("to"))
-        await self._connection.execute(statement, rows)
-        completed = select(letters).where(letters.c.id.in_([row["letter"] for row in rows])).order_by(letters.c.id)
-        return [_letter(row) for row in await self._connection.execute(completed)]
+        lacking = letters.c.user_id.in_(user_ids) & letters.c.recipient.is_(None)
+        query = select(letters).where(lacking).order_by(letters.c.id).with_for_update()
+        return [_letter(row) for row in await self._connection.execute(query)]
+
+    async def address(self, completed: Sequence[Letter]) -> None:
+        """See `Letters`."""
+        statement = (
+            update(letters)
+            .where(letters.c.id == bindparam("letter"))
+            .values(recipient=bindparam("to"), body=bindparam("text"))
+        )
+        rows = [{"letter": letter.id, "to": letter.recipient, "text": letter.body} for letter in completed]
+        if rows:
+            await self._connection.execute(statement, rows)
 
     async def page(self, owner: UUID, *, order_id: UUID | None, before: UUID | None, limit: int) -> Sequence[Letter]:
         """See `Letters`."""

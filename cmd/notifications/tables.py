@@ -10,10 +10,11 @@ contacts = Table(
     "contacts",
     METADATA,
     Column("user_id", Uuid, primary_key=True),
-    Column("login", String(64), nullable=False),
-    Column("email", String(254), nullable=False),
+    Column("login", String(64)),
+    Column("email", String(254)),
     Column("first_name", String(200)),
-    Column("version", BigInteger, nullable=False, comment="the profile's; higher is newer"),
+    Column("version", BigInteger, nullable=False, comment="the profile's; higher is newer; -1 while unknown"),
+    CheckConstraint("version < 0 or (login is not null and email is not null)", name="known_contact_is_whole"),
 )
 
 letters = Table(

@@ -84,14 +84,17 @@ class Awaited:
     async def run(self) -> None:
         """Look up what was hinted at, and from time to time everything waited for, until cancelled."""
         before: set[UUID] = set()
+        loop = asyncio.get_running_loop()
+        next_round = loop.time() + INTERVAL_S
         while True:
-            try:
-                async with asyncio.timeout(INTERVAL_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(next_round):
                     await self._wake.wait()
-            except TimeoutError:
+            if loop.time() >= next_round:
                 # Those who have waited for a whole interval: the others will most likely be told.
                 self._hinted |= before & self._waiting.keys()
                 before = set(self._waiting)
+                next_round = loop.time() + INTERVAL_S
             self._wake.clear()
             keys = list(self._hinted | self._looking.keys())
             self._hinted.clear()

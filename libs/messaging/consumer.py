@@ -13,7 +13,7 @@ from libs.errors import Kind, Refusal
 from libs.messaging import dead_letters
 from libs.messaging.bus import Bus, Delivery, Durable, Subscription
 from libs.messaging.envelope import Event, open_envelope
-from libs.messaging.unit import Unit, Units
+from libs.messaging.unit import DeadlineExceeded, Unit, Units
 from libs.storage import is_transient
 
 StoreT = TypeVar("StoreT")
@@ -75,51 +75,60 @@ class Consumer(Generic[StoreT]):
     async def run(self, bus: Bus) -> None:
         """Consume until stopped."""
         subscription = await bus.subscribe(self._durable)
-        stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            while not self._stopping.is_set():
-                pulling = asyncio.ensure_future(subscription.next_batch(self._batch_limit))
-                await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not pulling.done():
-                    pulling.cancel()
-                    break
+            while not self._stopping.is_set() and (batch := await self._pulled(subscription)):
                 try:
-                    await self.process(pulling.result(), subscription)
+                    await self.process(batch, subscription)
                 except Exception:
                     # Not acknowledged, so it comes again after its ack_wait.
                     log.exception("batch given up for now", stream=self._durable.stream)
         finally:
-            stopping.cancel()
             await subscription.close()
 
-    async def process(self, batch: Sequence[Delivery], subscription: Subscription) -> None:
-        """Handle a batch to its end: every message is acknowledged, set aside, or given back."""
+    async def _pulled(self, subscription: Subscription) -> Sequence[Delivery]:
+        """Wait for a batch; return none once this consumer is to stop."""
+        pulling = asyncio.ensure_future(subscription.next_batch(self._batch_limit))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return pulling.result() if pulling.done() else ()
+        finally:
+            pulling.cancel()
+            stopping.cancel()
+
+    async def process(
+        self, batch: Sequence[Delivery], subscription: Subscription, following: Sequence[Delivery] = ()
+    ) -> None:
+        """Handle a batch to its end: every message is acknowledged, set aside, or given back.
+
+        `following` are messages that wait for this batch, and are kept from being delivered elsewhere meanwhile.
+        """
         kept_alive = time.monotonic()
         while True:
             try:
                 await self._handle(batch)
             except Exception as error:  # noqa: BLE001 - one bad message stops nobody
-                if _transient(error):
+                too_much = isinstance(error, DeadlineExceeded) and len(batch) > 1
+                if _transient(error) and not too_much:
                     # Not the messages' fault: pause, and spend no deliveries on it.
                     log.warning("consumer pauses", stream=self._durable.stream, batch=len(batch), error=str(error))
                     await asyncio.sleep(PAUSE_S)
                     if time.monotonic() - kept_alive > KEEP_ALIVE_S:
                         kept_alive = time.monotonic()
-                        await _keep((*batch, *subscription.held()))
+                        await _keep((*batch, *following, *subscription.held()))
                     if self._stopping.is_set():
                         return
                     continue
-                await self._isolate(batch, error, subscription)
+                if len(batch) == 1:
+                    await self._give_back(batch[0], error)
+                    return
+                log.warning("batch failed; one by one", batch=len(batch), error=str(error))
+                for place, delivery in enumerate(batch, 1):
+                    await self.process([delivery], subscription, [*batch[place:], *following])
             return
 
-    async def _isolate(self, batch: Sequence[Delivery], error: Exception, subscription: Subscription) -> None:
-        """One message at a time, so that a bad one stops nobody."""
-        if len(batch) > 1:
-            log.warning("batch failed; one by one", batch=len(batch), error=str(error))
-            for delivery in batch:
-                await self.process([delivery], subscription)
-            return
-        delivery = batch[0]
+    async def _give_back(self, delivery: Delivery, error: Exception) -> None:
+        """Have a message delivered again; set it aside when that would not help, or has not helped often enough."""
         if isinstance(error, Refusal) or delivery.attempt >= MAX_ATTEMPTS:
             await self._set_aside(delivery, error)
             return

@@ -1,6 +1,7 @@
 """Dead letters: messages that no repetition will mend, kept until somebody attends to them."""
 
 from datetime import datetime
+from typing import Final
 
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,10 +13,15 @@ from libs.messaging.tables import dead_letters
 from libs.storage.database import insert_new
 from libs.tracing import Trace
 
+LONGEST_ID: Final = 200
+
 
 def event_id_of(delivery: Delivery) -> str:
-    """Name a message: its `ce-id`, or its place in the stream when it has none."""
-    return delivery.headers.get("ce-id") or f"{delivery.stream}/{delivery.sequence}"
+    """Name a message: its `ce-id`, or its place in the stream when it has none that could be one."""
+    event_id = delivery.headers.get("ce-id", "")
+    if 0 < len(event_id) <= LONGEST_ID and event_id.isprintable():
+        return event_id
+    return f"{delivery.stream}/{delivery.sequence}"
 
 
 async def set_aside(
@@ -27,7 +33,7 @@ async def set_aside(
     """
     event_id = event_id_of(delivery)
     trace = Trace.parse(delivery.headers.get("traceparent"))
-    detail = f"{type(error).__name__}: {error}"[:2_000]
+    detail = f"{type(error).__name__}: {error}"[:2_000].replace("\0", "")  # PostgreSQL keeps no zero bytes in text
     row = {
         "event_id": event_id,
         "subject": delivery.subject,

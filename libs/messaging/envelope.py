@@ -83,6 +83,6 @@ def open_envelope(fact_type: type[FactT], payload: bytes, headers: Mapping[str, 
         ]
         detail = "; ".join(f"{field.field}: {field.detail}" for field in fields)
         raise Refusal("unreadable_message", f"not a {fact_type.type}: {detail}", Kind.MALFORMED, fields) from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise Refusal("unreadable_message", f"ce-time: {error}", Kind.MALFORMED) from error
     return Event(fact, headers.get("ce-id", ""), time, Trace.parse(headers.get("traceparent")), "restated" in headers)

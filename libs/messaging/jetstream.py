@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -26,21 +24,15 @@ from nats.js.api import (
 from nats.js.errors import APIError, NotFoundError
 
 from libs.contracts import stream_of
-from libs.messaging.bus import BusUnavailable, Delivery, Durable
+from libs.messaging.bus import BusUnavailable, Durable
 from libs.messaging.envelope import Outgoing
+from libs.messaging.pull import Pull
 
 MAX_AGE_S: Final = 7 * 24 * 3600
 ACK_WAIT_S: Final = 30.0
-PREFETCH: Final = 512
-"""Messages asked for ahead of the handlers: two full batches, so that one waits while one is handled."""
-
 MAX_ACK_PENDING: Final = 10_000
-HEARTBEAT_S: Final = 2.0
-PULL_EXPIRES_S: Final = 30.0
 PUBLISH_TIMEOUT_S: Final = 5.0
 SINGLES_IN_FLIGHT: Final = 64
-
-_ACK_TOKENS: Final = ["$JS", "ACK", "stream", "consumer", "delivered", "sequence", "own_sequence", "time", "pending"]
 
 log = structlog.get_logger()
 
@@ -64,7 +56,7 @@ class JetStream:
         self._client = client
         self._settings = settings
         self._js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
-        self._subscriptions: list[_Pull] = []
+        self._subscriptions: list[Pull] = []
 
     @classmethod
     async def connect(cls, settings: JetStreamSettings, *, on_closed: Callable[[], None] = lambda: None) -> Self:
@@ -77,6 +69,8 @@ class JetStream:
 
         async def disconnected() -> None:
             log.warning("nats connection lost")
+            for subscription in bus._subscriptions:
+                subscription.restart()
 
         async def reconnected() -> None:
             log.info("nats connection is back")
@@ -200,7 +194,7 @@ class JetStream:
             sequences.extend(ack.seq for ack in acks)
         return sequences
 
-    async def subscribe(self, durable: Durable) -> "_Pull":
+    async def subscribe(self, durable: Durable) -> Pull:
         """Create or update the durable consumer and pull from it; waits for its stream to be there."""
         config = ConsumerConfig(
             name=durable.name,
@@ -223,7 +217,7 @@ class JetStream:
                     log.info("waiting for a stream", stream=durable.stream, consumer=durable.name)
                 waiting = True
                 await asyncio.sleep(0.1)
-        pull = _Pull(self._client, durable)
+        pull = Pull(self._client, durable)
         await pull.start()
         self._subscriptions.append(pull)
         return pull
@@ -245,153 +239,6 @@ class JetStream:
         with contextlib.suppress(NatsError, TimeoutError, OSError):
             await self._client.flush(timeout=2)
         await self._client.close()
-
-
-class _Pull:
-    """A standing pull request into a local queue: several times faster than one fetch() after the other."""
-
-    def __init__(self, client: Client, durable: Durable) -> None:
-        self._client = client
-        self._durable = durable
-        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{durable.stream}.{durable.name}"
-        self._inbox = client.new_inbox()
-        self._queue: deque[_Delivery] = deque()
-        self._arrived = asyncio.Event()
-        self._expected = 0  # messages the server still owes to our pull requests
-        self._heard_at = 0.0
-        self._epoch = 0  # counts connections: acknowledgements go only to the one that delivered
-        self._closed = False
-
-    async def start(self) -> None:
-        """Open the inbox and ask for the first messages."""
-        self._subscription = await self._client.subscribe(
-            self._inbox, cb=self._on_message, pending_msgs_limit=4 * PREFETCH, pending_bytes_limit=0
-        )
-        await self._top_up()
-
-    def restart(self) -> None:
-        """After a reconnection: forget what the old connection delivered. It comes again after its ack_wait."""
-        self._epoch += 1
-        self._queue.clear()
-        self._expected = 0
-        self._arrived.set()
-
-    def current(self, epoch: int) -> bool:
-        """Whether `epoch` is that of the connection in use."""
-        return epoch == self._epoch and self._client.is_connected
-
-    async def next_batch(self, limit: int) -> Sequence[Delivery]:
-        """Wait for messages; return those that are here, from 1 to `limit`."""
-        while not self._queue:
-            self._arrived.clear()
-            await self._top_up()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), HEARTBEAT_S)
-            if self._expected and time.monotonic() - self._heard_at > 2 * HEARTBEAT_S + 1:
-                # Two missed heartbeats: the request is gone (a leader changed, a consumer was made anew).
-                log.info("pull went silent; asking again", stream=self._durable.stream)
-                self._expected = 0
-        batch = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-        await self._top_up()
-        return batch
-
-    def held(self) -> Sequence[Delivery]:
-        """Messages that wait in the local queue."""
-        return list(self._queue)
-
-    async def close(self) -> None:
-        """Ask for no more. What waits in the queue is delivered elsewhere, or here again, after its ack_wait."""
-        self._closed = True
-        with contextlib.suppress(NatsError):
-            for delivery in self._queue:
-                await delivery.nak(0)
-            await self._subscription.unsubscribe()
-        self._queue.clear()
-
-    async def _top_up(self) -> None:
-        room = PREFETCH - len(self._queue) - self._expected
-        if self._closed or room < PREFETCH // 2 or not self._client.is_connected:
-            return
-        request = {
-            "batch": room,
-            "expires": int(PULL_EXPIRES_S * 1e9),
-            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
-        }
-        with contextlib.suppress(NatsError):
-            await self._client.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
-            self._expected += room
-            self._heard_at = time.monotonic()
-
-    async def _on_message(self, message: Msg) -> None:
-        self._heard_at = time.monotonic()
-        if message.headers and not message.reply and "Status" in message.headers:
-            self._on_status(message.headers)
-            return
-        self._expected = max(0, self._expected - 1)
-        self._queue.append(_Delivery(message, self, self._epoch))
-        self._arrived.set()
-
-    def _on_status(self, headers: Mapping[str, str]) -> None:
-        if headers["Status"] == "100":
-            return  # a heartbeat: nothing to deliver, still there
-        left = headers.get("Nats-Pending-Messages")
-        self._expected = max(0, self._expected - int(left)) if left else 0
-        if headers["Status"] not in ("408", "404"):
-            log.info(
-                "pull ended",
-                stream=self._durable.stream,
-                status=headers["Status"],
-                why=headers.get("Description"),
-            )
-        if headers["Status"] != "503":  # 503: nobody answers; the heartbeat's pace is fast enough to ask again
-            self._arrived.set()
-
-
-class _Delivery:
-    """A JetStream message and the connection that delivered it."""
-
-    __slots__ = ("_epoch", "_message", "_pull", "attempt", "sequence", "stream")
-
-    def __init__(self, message: Msg, pull: _Pull, epoch: int) -> None:
-        self._message = message
-        self._pull = pull
-        self._epoch = epoch
-        tokens = message.reply.split(".")  # $JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<cseq>.<time>.<pending>
-        offset = 0 if len(tokens) == len(_ACK_TOKENS) else 2  # with a domain and an account in front
-        self.stream = tokens[2 + offset]
-        self.attempt = int(tokens[4 + offset])
-        self.sequence = int(tokens[5 + offset])
-
-    @property
-    def subject(self) -> str:
-        return self._message.subject
-
-    @property
-    def payload(self) -> bytes:
-        return self._message.data
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._message.headers or {}
-
-    async def ack(self) -> None:
-        await self._answer(b"+ACK")
-
-    async def nak(self, delay_s: float) -> None:
-        await self._answer(b"-NAK" + (b" " + json.dumps({"delay": int(delay_s * 1e9)}).encode() if delay_s else b""))
-
-    async def term(self) -> None:
-        await self._answer(b"+TERM")
-
-    async def in_progress(self) -> None:
-        await self._answer(b"+WPI")
-
-    async def _answer(self, word: bytes) -> None:
-        # An acknowledgement of what an earlier connection delivered could count for another message: the
-        # broker may have been replaced by one that forgot (its sequences begin anew).
-        if self._pull.current(self._epoch):
-            with contextlib.suppress(NatsError):
-                await self._pull._client.publish(self._message.reply, word)  # noqa: SLF001 - its own pull
 
 
 @contextlib.contextmanager

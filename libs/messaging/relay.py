@@ -61,12 +61,10 @@ class Relay:
 
     def offer(self, messages: Sequence[Outgoing]) -> None:
         """Take over messages whose transaction has just been committed."""
-        for message in messages:
-            if len(self._queue) >= HELD_AT_MOST:
-                return  # the sweep will find it
-            if message.id not in self._held:
-                self._queue.append(message)
-                self._held.add(message.id)
+        new = [message for message in messages if message.id not in self._held]
+        for message in new[: max(0, HELD_AT_MOST - len(self._queue))]:  # the sweep will find the rest
+            self._queue.append(message)
+            self._held.add(message.id)
         if self._queue:
             self._idle.clear()
             self._wake.set()

@@ -22,6 +22,10 @@ DEADLINE_S: Final = 15.0
 """A unit of work takes no longer. Half of `ack_wait`, so nothing is delivered again while it is still handled."""
 
 
+class DeadlineExceeded(TimeoutError):
+    """A unit of work took too long and was rolled back: a lock was held elsewhere, or it was too much at once."""
+
+
 class Unit(Generic[StoreT]):
     """What a handler works with. It never commits; whoever began the unit does."""
 
@@ -66,10 +70,15 @@ class Units(Generic[StoreT]):
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Unit[StoreT]]:
         """Open a unit of work; commit at the end, roll back on any exception or after `DEADLINE_S` seconds."""
-        async with asyncio.timeout(DEADLINE_S), self._database.writing() as connection:
-            unit = Unit(connection, self._store(connection), datetime.now(UTC))
-            yield unit
-            await outbox.write(connection, unit.outgoing)
+        try:
+            async with asyncio.timeout(DEADLINE_S) as deadline, self._database.writing() as connection:
+                unit = Unit(connection, self._store(connection), datetime.now(UTC))
+                yield unit
+                await outbox.write(connection, unit.outgoing)
+        except TimeoutError as error:
+            if deadline.expired():
+                raise DeadlineExceeded(f"a unit of work took longer than {DEADLINE_S:.0f} s") from error
+            raise
         self._relay.offer(unit.outgoing)
         for key, value in unit.told.items():
             self.awaited.tell(key, value)

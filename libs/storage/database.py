@@ -1,5 +1,7 @@
 """One database, SQLite or PostgreSQL: transactions that write, connections that only read."""
 
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,13 +9,31 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, Table, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 BUSY_TIMEOUT_MS: Final = 5_000
 _TRANSIENT_SQLSTATES: Final = ("08", "40", "53", "55P03", "57")
 """Connection lost, serialization or deadlock, out of resources, lock not available, shutting down."""
+
+_TRANSIENT_SQLITE_CODES: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+
+
+class _SqliteConnection(sqlite3.Connection):
+    """A connection that is closed in the middle of a statement (its unit of work was cut off) would keep the lock."""
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
 
 class Database:
@@ -26,7 +46,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, name: str, pool_size: int = 8) -> None:
-        self._url = _driver_url(url)
+        self._url = driver_url(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             if self._url.database:
@@ -56,7 +76,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
-            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "factory": _SqliteConnection},
         )
         _let_us_begin(engine.sync_engine, begin)
         return engine
@@ -84,17 +104,18 @@ class Database:
         await self._reader.dispose()
 
 
-def _driver_url(text_url: str) -> URL:
-    url = make_url(text_url)
+def driver_url(text_url: str) -> URL:
+    """Read where a database is, and which driver talks to it. Raises ValueError, which does not quote the URL."""
     drivers = {
         "sqlite": "sqlite+aiosqlite",
         "postgresql": "postgresql+asyncpg",
         "postgres": "postgresql+asyncpg",
     }
-    backend = url.drivername.split("+", 1)[0]
-    if backend not in drivers:
-        raise ValueError(f"DATABASE_URL: {backend!r} is not supported; use sqlite:///… or postgresql://…")
-    return url.set(drivername=drivers[backend])
+    try:
+        url = make_url(text_url)
+        return url.set(drivername=drivers[url.drivername.split("+", 1)[0]])
+    except (ArgumentError, KeyError, ValueError):
+        raise ValueError("must be sqlite:///path or postgresql://user:password@host/database") from None
 
 
 def _let_us_begin(engine: Engine, begin: str) -> None:
@@ -127,6 +148,9 @@ def is_transient(error: BaseException) -> bool:
     sqlstate = getattr(error.orig, "sqlstate", None)
     if sqlstate is not None:
         return str(sqlstate).startswith(_TRANSIENT_SQLSTATES)
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _TRANSIENT_SQLITE_CODES
     return isinstance(error, OperationalError | InterfaceError)
 
 

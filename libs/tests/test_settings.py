@@ -124,11 +124,6 @@ def test_a_process_without_database_names_its_own_variables(
     assert said.startswith("setting PORT: ")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="the URL is read only once the process runs",
-)
 @pytest.mark.parametrize("url", ["nonsense", "mysql://ann:secret@127.0.0.1/orders", ""])
 def test_a_database_that_is_not_supported_is_named_in_one_sentence(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str

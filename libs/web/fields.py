@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from libs.errors import FieldError, Kind, Refusal
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# One address and nothing else: what separates, quotes or comments addresses in a mail header is left out.
+_ADDRESS: Final = re.compile(r"[^\s@,;:<>()\[\]\\\"]+@[^\s@,;:<>()\[\]\\\".]+(\.[^\s@,;:<>()\[\]\\\".]+)+")
 _CONTROL_BUT_BREAKS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -25,9 +27,8 @@ def _lines(value: str) -> str:
 
 
 def _address(value: str) -> str:
-    local, _, domain = value.rpartition("@")
-    if not local or "." not in domain.strip(".") or any(c.isspace() for c in value):
-        raise ValueError("must be an e-mail address, like ann@example.org")
+    if not _ADDRESS.fullmatch(value):
+        raise ValueError("must be one e-mail address, like ann@example.org")
     return value
 
 

@@ -21,6 +21,7 @@ ALGORITHM: Final = "RS256"
 CACHE_AT_MOST: Final = 10_000
 CACHE_S: Final = 60.0
 RELOAD_EVERY_S: Final = 1.0
+KEYS_GOOD_FOR_S: Final = 60.0
 _END: Final = b"-----END PUBLIC KEY-----"
 
 log = structlog.get_logger()
@@ -63,6 +64,7 @@ class Verifier:
         self._audience = audience
         self._keys: dict[str, RSAPublicKey] = {}
         self._loaded_at = float("-inf")
+        self._readable = True
         self._verified: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
 
     def caller_of(self, authorization: str | None) -> Caller:
@@ -98,13 +100,19 @@ class Verifier:
             raise unauthenticated("the token is not valid") from None
 
     def _key(self, kid: str) -> RSAPublicKey:
-        if kid not in self._keys and time.monotonic() - self._loaded_at > RELOAD_EVERY_S:
+        # An unknown key may be a new one; a known one may have been taken away.
+        reload_after_s = KEYS_GOOD_FOR_S if kid in self._keys else RELOAD_EVERY_S
+        if time.monotonic() - self._loaded_at > reload_after_s:
             self._loaded_at = time.monotonic()
+            self._readable = False
             try:
                 self._keys = load_public_keys(self._file)
-            except (OSError, TypeError, ValueError) as error:
+            except (OSError, TypeError, ValueError):
                 log.exception("cannot read the keys that verify tokens", file=str(self._file))
-                raise Refusal("unavailable", "tokens cannot be verified right now", Kind.UNAVAILABLE) from error
+            else:
+                self._readable = True
+        if kid not in self._keys and not self._readable:
+            raise Refusal("unavailable", "tokens cannot be verified right now", Kind.UNAVAILABLE)
         return self._keys[kid]
 
 

@@ -61,7 +61,7 @@ async def serving(app: web.Application, settings: HttpSettings) -> AsyncIterator
     assert manager is not None
 
     def connection() -> RequestHandler:
-        return _Protocol(manager, loop=loop, access_log=None, keepalive_timeout=KEEP_ALIVE_S)
+        return _Protocol(manager, loop=loop, keepalive_timeout=KEEP_ALIVE_S)
 
     try:
         try:

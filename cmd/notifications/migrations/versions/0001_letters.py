@@ -15,10 +15,11 @@ def upgrade() -> None:
     op.create_table(
         "contacts",
         sa.Column("user_id", sa.Uuid, primary_key=True),
-        sa.Column("login", sa.String(64), nullable=False),
-        sa.Column("email", sa.String(254), nullable=False),
+        sa.Column("login", sa.String(64)),
+        sa.Column("email", sa.String(254)),
         sa.Column("first_name", sa.String(200)),
-        sa.Column("version", sa.BigInteger, nullable=False, comment="the profile's; higher is newer"),
+        sa.Column("version", sa.BigInteger, nullable=False, comment="the profile's; higher is newer; -1 while unknown"),
+        sa.CheckConstraint("version < 0 or (login is not null and email is not null)", name="known_contact_is_whole"),
     )
     op.create_table(
         "letters",

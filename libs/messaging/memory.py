@@ -1,0 +1,236 @@
+"""The bus inside a process: what JetStream does, without a server. Tests of services and simulations use it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from libs.contracts import stream_of
+from libs.messaging.bus import BusUnavailable, Delivery, Durable
+from libs.messaging.envelope import Outgoing
+
+Hear = Callable[[str], Awaitable[None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as its stream keeps it."""
+
+    stream: str
+    sequence: int
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str]
+
+
+class MemoryBroker:
+    """The server: streams, durable consumers, listeners. Outlives every `MemoryBus` that connects to it.
+
+    Time is the event loop's. Nothing happens in the background: what is due is found when somebody asks for it.
+    """
+
+    def __init__(self, *, ack_wait_s: float = 30.0) -> None:
+        self.ack_wait_s = ack_wait_s
+        self.streams: dict[str, _Stream] = {}
+        self.listeners: list[tuple[MemoryBus, str, Hear]] = []
+        self._changed = asyncio.Event()
+
+    def stored(self, service: str) -> Sequence[Stored]:
+        """What the stream of `service` keeps, in order."""
+        return list(self.streams[stream_of(service)].messages)
+
+    def changed(self) -> None:
+        """Let everybody who waits look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def change(self, *, until: float | None = None) -> None:
+        """Wait for the next change, or until the event loop's time is `until`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._changed.wait()
+
+
+class MemoryBus:
+    """One connection to a `MemoryBroker`. Several of them on one broker are the replicas of a service."""
+
+    def __init__(self, broker: MemoryBroker | None = None) -> None:
+        self.broker = broker or MemoryBroker()
+        self.connection: object | None = object()  # None while away, another one after each absence
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached."""
+        return self.connection is not None
+
+    def go_away(self) -> None:
+        """Lose the connection: publishing fails, nothing is delivered, acknowledgements get lost."""
+        self.connection = None
+
+    def come_back(self) -> None:
+        """Connect again. Acknowledgements of what the old connection delivered are not sent."""
+        self.connection = object()
+        self.broker.changed()
+
+    async def ensure_stream(self, service: str) -> None:
+        """Create the stream that keeps ``<service>.>``, unless it is there."""
+        self._check()
+        name = stream_of(service)
+        self.broker.streams.setdefault(name, _Stream(name))
+        self.broker.changed()
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[int]:
+        """Store the messages, in order; an id that is stored already keeps its sequence."""
+        if not messages:
+            return []
+        await asyncio.sleep(0)  # a server would not answer at once either: others get their turn
+        self._check()
+        for message in messages:  # like the server, to listeners first: nothing is stored yet
+            await self._pass_by(message.subject)
+        sequences = []
+        for message in messages:
+            stream = self.broker.streams.get(stream_of(message.subject.split(".", 1)[0]))
+            if stream is None:
+                raise BusUnavailable(f"no stream keeps {message.subject}")
+            sequences.append(stream.store(message))
+        self.broker.changed()
+        return sequences
+
+    async def subscribe(self, durable: Durable) -> "_Place":
+        """Create or update the durable consumer and join its replicas; waits for its stream to be there."""
+        self._check()
+        while durable.stream not in self.broker.streams:
+            await self.broker.change()
+        stream = self.broker.streams[durable.stream]
+        progress = stream.durables.setdefault(durable.name, _Progress(stream))
+        progress.subjects = durable.subjects
+        return _Place(self, progress)
+
+    async def listen(self, subject: str, hear: Hear) -> None:
+        """Call `hear` with the subject of whatever passes by, duplicates and what no stream keeps included."""
+        self.broker.listeners.append((self, subject, hear))
+
+    async def close(self) -> None:
+        """Leave. What was delivered and not acknowledged comes to another replica after its `ack_wait`."""
+        self.broker.listeners = [listener for listener in self.broker.listeners if listener[0] is not self]
+        self.go_away()
+
+    def _check(self) -> None:
+        if not self.connected:
+            raise BusUnavailable("the broker is away")
+
+    async def _pass_by(self, subject: str) -> None:
+        for bus, pattern, hear in list(self.broker.listeners):
+            if bus.connected and matches(pattern, subject):
+                hearing = hear(subject)
+                if hearing is not None:
+                    await hearing
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subject is among those a NATS pattern means: ``*`` is one token, ``>`` one or more at the end."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">" and len(tokens) >= len(wanted):
+        wanted, tokens = wanted[:-1], tokens[: len(wanted) - 1]
+    return len(wanted) == len(tokens) and all(want in ("*", token) for want, token in zip(wanted, tokens, strict=True))
+
+
+@dataclass(slots=True)
+class _Stream:
+    name: str
+    messages: list[Stored] = field(default_factory=list)
+    sequences: dict[str, int] = field(default_factory=dict)
+    durables: "dict[str, _Progress]" = field(default_factory=dict)
+
+    def store(self, message: Outgoing) -> int:
+        sequence = len(self.messages) + 1
+        message_id = message.headers.get("Nats-Msg-Id")
+        if message_id is not None and self.sequences.setdefault(message_id, sequence) != sequence:
+            return self.sequences[message_id]
+        self.messages.append(Stored(self.name, sequence, message.subject, message.payload, dict(message.headers)))
+        return sequence
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a durable consumer has got, and when each message it waits for is delivered again."""
+
+    stream: _Stream
+    subjects: tuple[str, ...] = ()
+    position: int = 0
+    due: dict[int, float] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+
+    def take(self, limit: int, *, now: float, ack_wait_s: float) -> list[Stored]:
+        """Hand out up to `limit` messages: what is due again comes first, since it is older."""
+        sequences = sorted(sequence for sequence, due in self.due.items() if due <= now)[:limit]
+        while len(sequences) < limit and self.position < len(self.stream.messages):
+            subject = self.stream.messages[self.position].subject
+            self.position += 1
+            if any(matches(pattern, subject) for pattern in self.subjects):
+                sequences.append(self.position)
+        for sequence in sequences:
+            self.due[sequence] = now + ack_wait_s
+            self.attempts[sequence] = self.attempts.get(sequence, 0) + 1
+        return [self.stream.messages[sequence - 1] for sequence in sequences]
+
+
+@dataclass(slots=True)
+class _Place:
+    """A place in the queue of a durable consumer. Fetches nothing ahead, so a closed one holds nothing back."""
+
+    bus: MemoryBus
+    progress: _Progress
+    closed: bool = False
+
+    async def next_batch(self, limit: int) -> Sequence[Delivery]:
+        broker, progress = self.bus.broker, self.progress
+        while True:
+            await asyncio.sleep(0)  # other replicas get their turn
+            until = None
+            if self.bus.connected and not self.closed:
+                now = asyncio.get_running_loop().time()
+                taken = progress.take(limit, now=now, ack_wait_s=broker.ack_wait_s)
+                if taken:
+                    return [_Delivery(self.bus, progress, message) for message in taken]
+                until = min(progress.due.values(), default=None)
+            await broker.change(until=until)
+
+    def held(self) -> Sequence[Delivery]:
+        return ()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class _Delivery:
+    """A stored message, handed out over one connection."""
+
+    def __init__(self, bus: MemoryBus, progress: _Progress, message: Stored) -> None:
+        self.stream = message.stream
+        self.sequence = message.sequence
+        self.subject = message.subject
+        self.payload = message.payload
+        self.headers = message.headers
+        self.attempt = progress.attempts[message.sequence]
+        self._bus = bus
+        self._connection = bus.connection
+        self._due = progress.due
+
+    async def ack(self) -> None:
+        if self._bus.connection is self._connection:
+            self._due.pop(self.sequence, None)
+
+    async def nak(self, delay_s: float) -> None:
+        self._again_in(delay_s)
+
+    async def term(self) -> None:
+        await self.ack()
+
+    async def in_progress(self) -> None:
+        self._again_in(self._bus.broker.ack_wait_s)
+
+    def _again_in(self, delay_s: float) -> None:
+        if self._bus.connection is self._connection and self.sequence in self._due:
+            self._due[self.sequence] = asyncio.get_running_loop().time() + delay_s
+            self._bus.broker.changed()

@@ -1,0 +1,140 @@
+"""What only a real server shows: its absence, late acknowledgements, the stream's own properties."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from libs.contracts import stream_of
+from libs.local.servers import free_port
+from libs.messaging import jetstream
+from libs.messaging.bus import BusUnavailable
+from libs.messaging.jetstream import JetStream, JetStreamSettings
+from libs.messaging.tests.conftest import Server
+from libs.messaging.tests.stage import acknowledge, everything, message, messages, subjects_of, take
+from libs.tests.eventually import eventually
+
+
+@pytest.fixture
+async def stream(server: Server, service: str) -> JetStream:
+    """A connection to `server`, and the stream of `service`."""
+    bus = await server.connect()
+    await bus.ensure_stream(service)
+    return bus
+
+
+async def test_publishing_fails_while_the_server_is_away_and_works_when_it_is_back(
+    server: Server, stream: JetStream, service: str
+) -> None:
+    await stream.publish(messages(service, 1))
+    await server.stop()
+    await eventually(lambda: not stream.connected)
+
+    for count in (1, 2):
+        with pytest.raises(BusUnavailable):
+            await stream.publish(messages(service, count))
+
+    await server.start()
+    await eventually(lambda: stream.connected)
+    assert await stream.publish(messages(service, 2)) == [2, 3]
+
+
+async def test_a_subscription_survives_the_absence_of_the_server(
+    server: Server, stream: JetStream, service: str
+) -> None:
+    subscription = await stream.subscribe(everything(service))
+    await stream.publish(messages(service, 1))
+    await acknowledge(await take(subscription, 1))
+    await server.stop()
+    await server.start()
+    await eventually(lambda: stream.connected)
+
+    new = message(service)
+    await stream.publish([new])
+
+    assert subjects_of(await take(subscription, 1)) == [new.subject]
+
+
+async def test_no_acknowledgement_goes_to_another_connection_than_the_one_that_delivered(
+    server: Server, stream: JetStream, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream, "ACK_WAIT_S", 1.0)
+    subscription = await stream.subscribe(everything(service))
+    await stream.publish(messages(service, 2))
+    delivered = await take(subscription, 1)
+    await eventually(lambda: len(subscription.held()) == 1)
+
+    await server.stop()
+    await server.start()
+    await eventually(lambda: stream.connected)
+    await eventually(lambda: not subscription.held())
+    await acknowledge(delivered)
+
+    again = await take(subscription, 2)
+    assert sorted((delivery.sequence, delivery.attempt) for delivery in again) == [(1, 2), (2, 2)]
+
+
+async def test_no_acknowledgement_slips_through_while_the_connection_comes_back(
+    server: Server, stream: JetStream, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream, "ACK_WAIT_S", 1.0)
+    subscription = await stream.subscribe(everything(service))
+    await stream.publish(messages(service, 1))
+    (delivery,) = await take(subscription, 1)
+    flush: Any = stream._client.flush
+
+    async def flush_after_the_handler(*arguments: Any, **options: Any) -> None:
+        # The client is connected again, and about to say so: a handler that ends now acknowledges its batch.
+        await delivery.ack()
+        await flush(*arguments, **options)
+
+    monkeypatch.setattr(stream._client, "flush", flush_after_the_handler)
+    await server.stop()
+    await server.start()
+
+    assert [again.attempt for again in await take(subscription, 1, within_s=4)] == [2]
+
+
+async def test_connecting_says_which_server_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"nats://127.0.0.1:{free_port()}"
+    impatient = asyncio.timeout
+    monkeypatch.setattr(asyncio, "timeout", lambda _delay_s: impatient(0.5))
+
+    with pytest.raises(BusUnavailable, match=url):
+        await JetStream.connect(JetStreamSettings(url, "test"))
+
+
+# The stream's own properties
+
+
+async def test_the_room_of_a_stream_is_never_lowered(server: Server, service: str) -> None:
+    rooms = []
+    for max_bytes in (2 << 20, 4 << 20, 1 << 20):
+        bus = await server.connect(max_bytes=max_bytes)
+        await bus.ensure_stream(service)
+        rooms.append((await bus._js.stream_info(stream_of(service))).config.max_bytes)
+
+    assert rooms == [2 << 20, 4 << 20, 4 << 20]
+
+
+async def test_a_stream_keeps_what_it_is_told_to_keep(stream: JetStream, service: str) -> None:
+    config = (await stream._js.stream_info(stream_of(service))).config
+
+    assert config.subjects == [f"{service}.>"]
+    assert (config.retention, config.storage, config.discard) == ("limits", "file", "new")
+    assert config.max_age == 7 * 24 * 3600
+    assert (config.deny_delete, config.deny_purge, config.allow_atomic) == (True, True, True)
+
+
+async def test_a_full_stream_refuses_what_is_new(server: Server, service: str) -> None:
+    small = await server.connect(max_bytes=4096)
+    await small.ensure_stream(service)
+    kept = messages(service, 3)
+    await small.publish(kept)
+
+    with pytest.raises(BusUnavailable):
+        await small.publish([message(service, payload=b"x" * 4096)])
+    with pytest.raises(BusUnavailable):
+        await small.publish([message(service, payload=b"x" * 2048) for _ in range(2)])
+
+    assert subjects_of(await take(await small.subscribe(everything(service)), 3)) == subjects_of(kept)
