@@ -1,7 +1,9 @@
 """Identifiers that sort in the order in which they were made."""
 
+import sys
 import threading
 import time
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from uuid import RFC_4122, UUID
@@ -71,13 +73,15 @@ def test_ids_grow_even_when_the_clock_stands_still_or_goes_back(monkeypatch: pyt
     assert millis_of(made[-1]) == now // 1_000_000 + 1_000
 
 
-def test_threads_never_make_the_same_id_and_each_sees_its_own_grow() -> None:
-    made: list[list[UUID]] = [[] for _ in range(8)]
+def test_threads_never_make_the_same_id_and_each_sees_its_own_grow(request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)
+    made: list[list[UUID]] = [[] for _ in range(4)]
     start = threading.Barrier(len(made))
 
     def make(mine: list[UUID]) -> None:
         start.wait()
-        mine.extend(uuid7() for _ in range(2_000))
+        mine.extend(uuid7() for _ in range(4_000))
 
     threads = [threading.Thread(target=make, args=(mine,)) for mine in made]
     for thread in threads:

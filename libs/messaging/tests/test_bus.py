@@ -239,7 +239,7 @@ async def test_what_a_closed_subscription_had_not_handed_out_comes_to_another_re
     assert sorted(subjects_of([*handed_out, *taken])) == sorted(subjects_of(sent))
 
 
-@pytest.mark.parametrize("ack_wait_s", [1.0])
+@pytest.mark.parametrize("ack_wait_s", [0.5])
 async def test_what_a_process_that_left_had_not_acknowledged_comes_to_another_replica(
     bus: Bus, connect: Connect, service: str
 ) -> None:

@@ -145,13 +145,8 @@ async def test_a_unit_that_takes_too_long_is_rolled_back(stage: Stage, monkeypat
 
 
 async def test_a_unit_that_is_cut_off_lets_the_next_one_begin(
-    database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if database.is_sqlite:
-        reason = (
-            "a connection that is closed with a statement open keeps SQLite's lock, unless it is rolled back before"
-        )
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     monkeypatch.setattr(libs.storage.database, "BUSY_TIMEOUT_MS", 2_000)
     ours = Database(database_url, name="test")
     stage, fact = Stage(ours, MemoryBus()), order_placed()
