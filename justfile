@@ -37,11 +37,17 @@ migrate database="sqlite": (_setup "local")
 clean:
     rm -rf "${DATA_DIR:-.data}"
 
-# Pass every test: SQLite, PostgreSQL, NATS, newman (all real)
+# Pass every test: SQLite, PostgreSQL, NATS, newman, all real (the long proofs: `prove`)
 [group('check')]
 [no-exit-message]
 test *args: (_setup "dev")
-    @exec {{ python }} -m pytest -n auto --dist worksteal {{ args }}
+    @exec {{ python }} -m pytest -n auto --dist worksteal -m "not prove" {{ args }}
+
+# Run the long proofs: every service killed and stopped under way, on both databases
+[group('check')]
+[no-exit-message]
+prove *args: (_setup "dev")
+    @exec {{ python }} -m pytest -n auto --dist worksteal -m prove {{ args }}
 
 # Check style and types
 [group('check')]

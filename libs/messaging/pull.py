@@ -82,13 +82,13 @@ class Pull:
     async def close(self) -> None:
         """Ask for no more, and give back what waits in the queue."""
         self._closed = True
+        # Drained before anything is given back: what is on its way arrives, and nothing given back comes here again.
         with contextlib.suppress(NatsError, TimeoutError):
-            # Drained, not dropped: what is on its way is given back at once instead of after its ack_wait.
             async with asyncio.timeout(CLOSE_S):
-                for delivery in self._queue:
-                    await delivery.nak(0)
-                self._queue.clear()
                 await self._subscription.drain()  # type: ignore[no-untyped-call] # nats-py types it not
+        for delivery in self._queue:
+            await delivery.nak(0)
+        self._queue.clear()
 
     async def _top_up(self) -> None:
         room = PREFETCH - len(self._queue) - self._expected
@@ -110,11 +110,7 @@ class Pull:
             self._on_status(message.headers)
             return
         self._expected = max(0, self._expected - 1)
-        delivery = _Delivery(message, self, self._epoch)
-        if self._closed:
-            await delivery.nak(0)
-            return
-        self._queue.append(delivery)
+        self._queue.append(_Delivery(message, self, self._epoch))
         self._arrived.set()
 
     def _on_status(self, headers: Mapping[str, str]) -> None:

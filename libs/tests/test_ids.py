@@ -73,7 +73,12 @@ def test_ids_grow_even_when_the_clock_stands_still_or_goes_back(monkeypatch: pyt
     assert millis_of(made[-1]) == now // 1_000_000 + 1_000
 
 
-def test_threads_never_make_the_same_id_and_each_sees_its_own_grow(request: pytest.FixtureRequest) -> None:
+def test_threads_never_make_the_same_id_and_each_sees_its_own_grow(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    # A clock that stands still and threads that take turns all the time: without the lock, some would be equal.
+    monkeypatch.setattr(ids, "time", SimpleNamespace(time_ns=lambda: 1_767_225_600_000_000_000))
+    monkeypatch.setattr(ids, "_last", 0)
     request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
     sys.setswitchinterval(1e-6)
     made: list[list[UUID]] = [[] for _ in range(4)]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import pytest
-from sqlalchemy import Executable, delete, select, text
+from sqlalchemy import Executable, select, text
 
 from libs.contracts import Fact
 from libs.errors import Refusal
@@ -73,7 +73,7 @@ async def workbench(url: str, service: Service[StoreT, Any]) -> AsyncIterator["W
             _migrated.add(url)
         async with database.writing() as connection:
             for table in (*MESSAGING.sorted_tables, *service.tables.sorted_tables):
-                await connection.execute(delete(table))
+                await connection.exec_driver_sql(f"delete from {table.name}")
         yield Workbench(database, service)
     finally:
         await database.close()

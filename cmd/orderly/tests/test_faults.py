@@ -27,6 +27,7 @@ from orderly.tests.systems import customers, running_system
 both_databases = pytest.mark.parametrize("database", ["sqlite", "postgres"])
 
 
+@pytest.mark.prove
 @both_databases
 async def test_every_service_may_be_killed_between_any_two_steps(database: DatabaseKind) -> None:
     async with running_system(database) as system:
@@ -66,6 +67,7 @@ async def test_orders_placed_while_nats_is_away_are_settled_and_charged_once(dat
         assert await ann.audit(within_s=45) == {"confirmed": 5}
 
 
+@pytest.mark.prove
 @both_databases
 async def test_services_stop_gracefully_under_traffic(database: DatabaseKind) -> None:
     async with running_system(database) as system, customers(system) as customer:

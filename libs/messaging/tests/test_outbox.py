@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import libs.storage.database
@@ -16,6 +16,7 @@ from libs.ids import uuid7
 from libs.messaging import outbox, unit
 from libs.messaging.envelope import Outgoing, seal
 from libs.messaging.memory import MemoryBus
+from libs.messaging.tables import outbox as table
 from libs.messaging.tests.stage import (
     Origin,
     Stage,
@@ -23,6 +24,7 @@ from libs.messaging.tests.stage import (
     have_effect,
     message,
     messages,
+    mislaid,
     order_placed,
     rows,
     spoil_commit,
@@ -117,6 +119,16 @@ async def test_neither_fact_nor_state_survive_a_commit_that_fails(stage: Stage) 
     await eventually(lambda: bool(stored(stage)))
     assert stored(stage) == [later.subject]
     assert await effects_in(stage.database) == {}
+
+
+async def test_no_state_survives_a_fact_that_cannot_be_written(database: Database) -> None:
+    stage = Stage(database, MemoryBus())
+
+    async with mislaid(database, table):
+        with pytest.raises(DBAPIError):
+            await have_and_state(stage, order_placed())
+
+    assert await effects_in(database) == {}
 
 
 async def test_nothing_is_published_before_the_commit(stage: Stage) -> None:
