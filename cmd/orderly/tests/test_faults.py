@@ -28,6 +28,7 @@ both_databases = pytest.mark.parametrize("database", ["sqlite", "postgres"])
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(400)
 @both_databases
 async def test_every_service_may_be_killed_between_any_two_steps(database: DatabaseKind) -> None:
     async with running_system(database) as system:
@@ -68,6 +69,7 @@ async def test_orders_placed_while_nats_is_away_are_settled_and_charged_once(dat
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(400)
 @both_databases
 async def test_services_stop_gracefully_under_traffic(database: DatabaseKind) -> None:
     async with running_system(database) as system, customers(system) as customer:
