@@ -324,7 +324,8 @@ async def _run(service: Service[Any, Any], settings: ServiceSettings, stop: asyn
         failed = asyncio.create_task(running.failed())
         await asyncio.wait({failed, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
         stop.set()
-        if failed.done():
-            await failed
+        if failed.done() and (error := failed.exception()):
+            log.critical("ended", error=str(error), exc_info=error)
+            raise SystemExit(1)
         failed.cancel()
         log.info("stopping")

@@ -48,9 +48,10 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh, empty database; the test runs once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     server: Postgres = request.getfixturevalue("postgres")
-    return await server.create_database(f"t{secrets.token_hex(6)}", secrets.token_hex(8))
+    # Not async: the server, when this is the first to ask for it, starts on a loop of its own.
+    return asyncio.run(server.create_database(f"t{secrets.token_hex(6)}", secrets.token_hex(8)))

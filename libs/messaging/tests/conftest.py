@@ -84,14 +84,14 @@ class Server:
     """A nats-server that a test can stop, and start again on the same store."""
 
     def __init__(self, folder: Path, access: dict[str, Any] | None = None) -> None:
-        self._port = free_port()
-        self._program = nats_program(folder / "nats", self._port, folder / "logs", access=access)
+        self.port = free_port()
+        self._program = nats_program(folder / "nats", self.port, folder / "logs", access=access)
         self._supervisor = Supervisor(lambda _sentence: None)
         self._buses: list[JetStream] = []
 
     async def start(self) -> None:
         await self._supervisor.start(self._program)
-        await listening(self._port, within_s=10, what="nats-server", log=self._program.log)
+        await listening(self.port, within_s=10, what="nats-server", log=self._program.log)
 
     async def stop(self) -> None:
         await self._supervisor.stop()
@@ -100,7 +100,7 @@ class Server:
         self, name: str = "test", *, max_bytes: int = MAX_BYTES, password: str | None = None
     ) -> JetStream:
         settings = JetStreamSettings(
-            f"nats://127.0.0.1:{self._port}", name, name if password else None, password, max_bytes=max_bytes
+            f"nats://127.0.0.1:{self.port}", name, name if password else None, password, max_bytes=max_bytes
         )
         self._buses.append(await JetStream.connect(settings))
         return self._buses[-1]

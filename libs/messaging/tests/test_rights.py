@@ -152,7 +152,8 @@ async def test_a_service_cannot_listen_to_the_facts_or_the_inbox_of_another(
     own: JetStream, foreign: JetStream, service: str, other: str
 ) -> None:
     heard: list[str] = []
-    for subject in (f"{other}.>", f"_INBOX_{other}.>", ">", f"{service}.letter.>", f"{service}.order.*.*"):
+    forbidden = (f"{other}.>", f"{other}.order.*.*", "*.order.*.*", f"_INBOX_{other}.>", ">", f"{service}.letter.>")
+    for subject in (*forbidden, f"{service}.order.*.*"):
         await own.listen(subject, heard.append)
     await own._client.flush()
     await foreign.publish(messages(other, 1))
