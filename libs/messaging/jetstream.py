@@ -57,6 +57,7 @@ class JetStream:
         self._settings = settings
         self._js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         self._subscriptions: list[Pull] = []
+        self._leaving = False
 
     @classmethod
     async def connect(cls, settings: JetStreamSettings, *, on_closed: Callable[[], None] = lambda: None) -> Self:
@@ -68,7 +69,8 @@ class JetStream:
         bus = cls(client, settings)
 
         async def disconnected() -> None:
-            log.warning("nats connection lost")
+            if not bus._leaving:
+                log.warning("nats connection lost")
             for subscription in bus._subscriptions:
                 subscription.restart()
 
@@ -78,7 +80,8 @@ class JetStream:
                 subscription.restart()
 
         async def closed() -> None:
-            on_closed()
+            if not bus._leaving:
+                on_closed()
 
         async def failed(error: Exception) -> None:
             # Permission violations arrive only here; whoever asked sees a timeout.
@@ -234,6 +237,7 @@ class JetStream:
 
     async def close(self) -> None:
         """Flush what was sent and leave. Not drain(), which can stall for 30 s after pulls."""
+        self._leaving = True
         for subscription in self._subscriptions:
             await subscription.close()
         with contextlib.suppress(NatsError, TimeoutError, OSError):
