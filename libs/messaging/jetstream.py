@@ -49,6 +49,15 @@ class JetStreamSettings:
     max_bytes: int = 1 << 30
 
 
+class _Client(Client):
+    """nats-py's client, whose read loop would end at a subject that is not UTF-8, and nothing be heard again."""
+
+    def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Msg | None:
+        readable = subject.decode(errors="replace").encode()
+        message: Msg | None = super()._build_message(sid, readable, reply, data, headers)
+        return message
+
+
 class JetStream:
     """One connection to NATS. Reconnects for ever; until it is back, publishing raises `BusUnavailable`."""
 
@@ -65,7 +74,7 @@ class JetStream:
 
         `on_closed` is called when the client gives up for good: the process should end and be restarted.
         """
-        client = Client()
+        client = _Client()
         bus = cls(client, settings)
 
         async def disconnected() -> None:

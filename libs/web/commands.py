@@ -181,7 +181,8 @@ class _Line(Generic[StoreT]):
                 recorded[command.key.id] = (command.key.fingerprint, answer)
                 records.append(self._record(command.key, answer, unit))
         if records:
-            await unit.connection.execute(insert(idempotency_keys), records)
+            # In one order for everybody: two replicas with the same keys wait for, and do not block, each other.
+            await unit.connection.execute(insert(idempotency_keys), sorted(records, key=lambda record: record["id"]))
         return [self._outcome(command, answers, recorded, first) for command in commands]
 
     def _outcome(

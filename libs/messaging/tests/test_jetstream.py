@@ -104,9 +104,6 @@ async def test_connecting_says_which_server_does_not_answer(monkeypatch: pytest.
         await JetStream.connect(JetStreamSettings(url, "test"))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="nats-py's read loop ends at a subject that is not UTF-8, and nothing is heard again"
-)
 async def test_a_subject_that_is_no_text_makes_nobody_deaf(server: Server, stream: JetStream, service: str) -> None:
     subscription = await stream.subscribe(everything(service))
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
