@@ -15,6 +15,9 @@ def permissions_of(service: str, durables: Sequence[Durable], hears: Sequence[st
     It may state its own facts, manage its own stream, make and consume its own durables, and hear its own facts
     pass by; nothing else. Known hole: servers do not check reply subjects, so a hostile service could have an
     answer stored on a foreign stream; consumers therefore check subject and schema of what they get.
+
+    A second one: whoever may update a stream may give it `sources` or `republish`, and so read or forge what is
+    another's. It is closed by letting an operator's user make the streams instead.
     """
     own = stream_of(service)
     publish = [f"{service}.>", *(f"$JS.API.STREAM.{verb}.{own}" for verb in _OWN_STREAM)]
