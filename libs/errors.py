@@ -54,3 +54,18 @@ class Refusal(Exception):
 def unavailable(what: str) -> Refusal:
     """Make the refusal of work whose dependency `what` is away."""
     return Refusal("unavailable", f"{what} is not available right now; try again shortly", Kind.UNAVAILABLE)
+
+
+def overloaded() -> Refusal:
+    """Make the refusal of work that would wait behind too much other work."""
+    return Refusal("overloaded", "too many requests are waiting; try again shortly", Kind.UNAVAILABLE)
+
+
+def not_found(what: str) -> Refusal:
+    """Make the refusal for a resource that is not there, or not the caller's."""
+    return Refusal(f"no_such_{what}", f"there is no such {what}", Kind.NOT_FOUND)
+
+
+def invalid_field(field: str, detail: str) -> Refusal:
+    """Make the refusal of a request of which one field breaks its rule."""
+    return Refusal("invalid_request", f"{field}: {detail}", Kind.INVALID, [FieldError(field, detail)])

@@ -12,7 +12,7 @@ from auth.handlers import Registered, Registration, register
 from auth.ports import Users
 from auth.settings import Settings
 from libs.contracts.auth import UserRegistered
-from libs.errors import FieldError, Kind, Refusal
+from libs.errors import invalid_field
 from libs.ids import uuid7
 from libs.web.fields import Email, Line, Login, Phone, Request
 from libs.web.identity import unauthenticated
@@ -86,8 +86,7 @@ async def register_user(call: Call[Register], edge: AuthEdge) -> Answer:
     password = wanted.password.get_secret_value()
     shortest = edge.tools.settings.password_min_length
     if len(password) < shortest:
-        found = FieldError("password", f"must have at least {shortest} characters")
-        raise Refusal("invalid_request", f"{found.field}: {found.detail}", Kind.INVALID, [found])
+        raise invalid_field("password", f"must have at least {shortest} characters")
     fact = UserRegistered(
         user_id=uuid7(),
         login=wanted.login,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from auth.settings import Settings
-from libs.errors import Kind, Refusal
+from libs.errors import overloaded
 from libs.ids import uuid7
 from libs.web.identity import ALGORITHM, jwk_of, load_public_keys
 
@@ -54,7 +54,7 @@ class Passwords:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._waiting >= WAITING_AT_MOST:
-            raise Refusal("overloaded", "too many requests are waiting; try again shortly", Kind.UNAVAILABLE)
+            raise overloaded()
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

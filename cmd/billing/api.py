@@ -6,11 +6,10 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from billing.domain import Transfer, TransferKind
-from billing.handlers import Moved, Movement, deposit, withdraw
+from billing.domain import DeclineReason, Transfer, TransferKind
+from billing.handlers import Moved, Movement, declined, deposit, withdraw
 from billing.ports import Books
 from billing.settings import Settings
-from libs.errors import Kind, Refusal
 from libs.ids import uuid7
 from libs.money import Amount, Money, SignedMoney
 from libs.web.commands import CommandHandler
@@ -67,7 +66,7 @@ async def show_account(call: Call[None], edge: BillingEdge) -> Answer:
     async with edge.read() as books:
         wallet = (await books.wallets([call.caller.user_id])).get(call.caller.user_id)
     if wallet is None:
-        raise not_open()
+        raise declined(DeclineReason.ACCOUNT_NOT_OPEN)
     return Answer(200, Account(balance=wallet.balance_minor, currency=edge.tools.currency))
 
 
@@ -92,7 +91,7 @@ async def show_statement(call: Call[Page], edge: BillingEdge) -> Answer:
     async with edge.read() as books:
         wallet = (await books.wallets([call.caller.user_id])).get(call.caller.user_id)
         if wallet is None:
-            raise not_open()
+            raise declined(DeclineReason.ACCOUNT_NOT_OPEN)
         below = _version(call.input.cursor)
         found = await books.statement(wallet.account_id, below_version=below, limit=call.input.limit + 1)
     shown = found[: call.input.limit]
@@ -117,11 +116,6 @@ def _version(cursor: str | None) -> int | None:
     if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= VERSION_DIGITS):
         raise invalid_cursor()
     return int(cursor)
-
-
-def not_open() -> Refusal:
-    """Make the refusal for somebody who has no account (yet)."""
-    return Refusal("account_not_open", "the billing account is not open yet; try again shortly", Kind.NOT_FOUND)
 
 
 ROUTES = (

@@ -113,7 +113,7 @@ async def deposit(commands: Sequence[Command[Movement]], unit: BillingUnit) -> S
         wanted = command.body
         transfer = journal.deposit(wanted.transfer_id, wanted.user_id, wanted.amount_minor)
         if transfer is None:
-            results.append(_declined(DeclineReason.ACCOUNT_NOT_OPEN))
+            results.append(declined(DeclineReason.ACCOUNT_NOT_OPEN))
             continue
         unit.publish(_moved(facts.AccountCredited, transfer, wanted.user_id), cause=command)
         results.append(Moved(transfer.id, transfer.amount_minor, transfer.balance_minor))
@@ -130,7 +130,7 @@ async def withdraw(commands: Sequence[Command[Movement]], unit: BillingUnit) -> 
         wanted = command.body
         transfer = journal.withdraw(wanted.transfer_id, wanted.user_id, wanted.amount_minor)
         if isinstance(transfer, DeclineReason):
-            results.append(_declined(transfer))
+            results.append(declined(transfer))
             continue
         unit.publish(_moved(facts.AccountDebited, transfer, wanted.user_id), cause=command)
         results.append(Moved(transfer.id, transfer.amount_minor, transfer.balance_minor))
@@ -173,7 +173,8 @@ def _moved(fact: type[MovementFact], transfer: Transfer, user_id: UUID) -> Movem
     )
 
 
-def _declined(reason: DeclineReason) -> Refusal:
+def declined(reason: DeclineReason) -> Refusal:
+    """Make the refusal of a movement of money."""
     if reason is DeclineReason.ACCOUNT_NOT_OPEN:
-        return Refusal(reason.value, "the billing account is not open yet; try again shortly", Kind.NOT_FOUND)
+        return Refusal("account_not_open", "the billing account is not open yet; try again shortly", Kind.NOT_FOUND)
     return Refusal(reason.value, "the account holds less than that", Kind.CONFLICT)

@@ -4,7 +4,7 @@ from typing import TypeAlias
 
 from pydantic import BaseModel
 
-from libs.errors import FieldError, Kind, Refusal, unavailable
+from libs.errors import Kind, Refusal, invalid_field, unavailable
 from libs.web.fields import Email, Line, Login, Phone, Request
 from libs.web.routes import Answer, Call, Edge, Route
 from profiles import domain
@@ -56,9 +56,9 @@ async def change_profile(call: Call[ChangeProfile], edge: ProfilesEdge) -> Answe
     _own(call)
     changes = call.input.model_dump(exclude_unset=True)
     if changes.pop("login", call.caller.login) != call.caller.login:
-        raise _invalid("login", "cannot be changed")
+        raise invalid_field("login", "cannot be changed")
     if changes.get("email", "") is None:
-        raise _invalid("email", "cannot be cleared")
+        raise invalid_field("email", "cannot be cleared")
     await _arrived(call, edge)
     wanted = Change(call.caller.user_id, changes)
     return Answer(200, Profile.of(await edge.execute(change_profiles, call, wanted, returns=domain.Profile)))
@@ -74,10 +74,6 @@ async def _arrived(call: Call[ChangeProfile] | Call[None], edge: ProfilesEdge) -
     if profile is None:
         raise unavailable("this profile")
     return profile
-
-
-def _invalid(field: str, detail: str) -> Refusal:
-    return Refusal("invalid_request", f"{field}: {detail}", Kind.INVALID, [FieldError(field, detail)])
 
 
 ROUTES = (

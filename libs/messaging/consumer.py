@@ -37,7 +37,7 @@ class Listens(Generic[StoreT]):
     """A line of a service's table: the handler that answers a fact, and the facts it may answer with."""
 
     fact: type[Fact]
-    handler: Callable[[Sequence[Any], Unit[StoreT]], Awaitable[None]]
+    handler: Handler[Any, StoreT]
     answers: tuple[type[Fact], ...] = ()
 
 

@@ -14,7 +14,7 @@ from libs.local.supervisor import Supervisor
 
 
 @pytest.fixture
-def quiet(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def quiet() -> list[str]:
     """A place for the supervisor's sentences."""
     return []
 

@@ -8,7 +8,7 @@ import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from libs.errors import FieldError, Kind, Refusal, unavailable
+from libs.errors import Kind, Refusal, invalid_field, unavailable
 from libs.messaging.bus import BusUnavailable
 from libs.storage import is_transient
 from libs.tracing import Trace
@@ -122,7 +122,7 @@ async def _input(route: Route, request: web.Request) -> BaseModel | None:
 async def _body(model: type[BaseModel], request: web.Request) -> BaseModel:
     raw = await request.read()
     if not raw.strip():
-        raise Refusal("invalid_request", "body: is required", Kind.INVALID, [FieldError("body", "is required")])
+        raise invalid_field("body", "is required")
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
@@ -134,8 +134,7 @@ def _key(request: web.Request) -> str | None:
     if key is None or request.method != "POST":
         return None
     if not key or len(key) > KEY_AT_MOST or not key.isprintable():
-        found = FieldError("Idempotency-Key", f"must have 1 to {KEY_AT_MOST} printable characters")
-        raise Refusal("invalid_request", f"{found.field}: {found.detail}", Kind.INVALID, [found])
+        raise invalid_field("Idempotency-Key", f"must have 1 to {KEY_AT_MOST} printable characters")
     return key
 
 

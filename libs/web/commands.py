@@ -19,7 +19,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.errors import Kind, Refusal, unavailable
+from libs.errors import Kind, Refusal, overloaded, unavailable
 from libs.messaging.tables import idempotency_keys
 from libs.messaging.unit import Unit, Units
 from libs.storage import is_transient
@@ -112,7 +112,7 @@ class _Line(Generic[StoreT]):
 
     async def put(self, command: Command[Any]) -> Outcome[Any]:
         if len(self._waiting) >= WAITING_AT_MOST:
-            raise Refusal("overloaded", "too many requests are waiting; try again shortly", Kind.UNAVAILABLE)
+            raise overloaded()
         future: asyncio.Future[Outcome[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, future))
         if self.worker is None:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from libs.errors import FieldError, Kind, Refusal
+from libs.errors import Refusal, invalid_field
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # One address and nothing else: what separates, quotes or comments addresses in a mail header is left out.
@@ -56,8 +56,7 @@ class Page(Request):
 
 def invalid_cursor() -> Refusal:
     """Make the refusal of a cursor that no list has handed out."""
-    found = FieldError("cursor", "must be the `next` of another page")
-    return Refusal("invalid_request", f"{found.field}: {found.detail}", Kind.INVALID, [found])
+    return invalid_field("cursor", "must be the `next` of another page")
 
 
 def cursor_id(cursor: str | None) -> UUID | None:

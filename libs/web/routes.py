@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from libs.errors import Kind, Refusal, unavailable
+from libs.errors import not_found, unavailable
 from libs.messaging.relay import Relay
 from libs.messaging.unit import Units
 from libs.tracing import Trace
@@ -137,8 +137,3 @@ class Route:
     def name(self) -> str:
         """Method and path: the route's identity."""
         return f"{self.method} {self.path}"
-
-
-def not_found(what: str) -> Refusal:
-    """Make the refusal for a resource that is not there, or not the caller's."""
-    return Refusal(f"no_such_{what}", f"there is no such {what}", Kind.NOT_FOUND)
