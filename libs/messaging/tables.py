@@ -25,6 +25,16 @@ Index(
     sqlite_where=outbox.c.published_at.is_(None),
 )
 
+streams = Table(
+    "streams",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("incarnation", BigInteger, nullable=False, comment="how often the stream was made; 0: not yet"),
+    Column("begun_at", Timestamp, nullable=False, comment="when somebody set out to make this incarnation"),
+    Column("sequence", BigInteger, nullable=False, comment="newest mark in the outbox; 0: none"),
+    Column("message_id", Uuid, comment="the message there"),
+)
+
 dead_letters = Table(
     "dead_letters",
     METADATA,

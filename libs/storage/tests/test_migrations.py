@@ -9,11 +9,12 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from libs.storage import Database
-from libs.storage.migrations import migrate, pending, scripts_of
+from libs.storage.migrations import SHARED, migrate, pending, scripts_of
 from libs.tests.units import shared_database
 
 database_url = shared_database(scope="function")
-SHARED_HEADS = ["messaging_0001"]
+SHARED_LINE = sorted(f"messaging_{path.name[:4]}" for path in (SHARED / "versions").glob("[0-9]*.py"))
+SHARED_HEADS = SHARED_LINE[-1:]
 FIRST = 'op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))'
 SECOND = 'op.add_column("things", sa.Column("name", sa.Text))'
 HALF_WRONG = (
@@ -61,7 +62,7 @@ async def test_both_lines_are_brought_up_to_date_and_then_there_is_nothing_to_do
     database: Database, folder: Path
 ) -> None:
     assert await pending(database, folder) == [*SHARED_HEADS, "things_0001"]
-    assert sorted(await migrate(database, folder)) == [*SHARED_HEADS, "things_0001"]
+    assert sorted(await migrate(database, folder)) == [*SHARED_LINE, "things_0001"]
     assert await pending(database, folder) == []
     before = await tables(database)
     assert {"things", "outbox", "dead_letters", "idempotency_keys"} <= set(before)
@@ -95,7 +96,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(database: Database, 
 async def test_replicas_that_start_at_once_migrate_once(database: Database, database_url: str, folder: Path) -> None:
     replicas = [Database(database_url, name=f"replica {number}") for number in range(3)]
     applied = await asyncio.gather(*(migrate(replica, folder) for replica in replicas))
-    assert sorted(map(len, applied)) == [0, 0, 2]
+    assert sorted(map(len, applied)) == [0, 0, len(SHARED_LINE) + 1]
     async with database.reading() as connection:
         versions = await connection.execute(text("select version_num from alembic_version"))
         assert sorted(versions.scalars()) == [*SHARED_HEADS, "things_0001"]
