@@ -149,9 +149,9 @@ class Running(Generic[StoreT, ToolsT]):
         await self._await("database", self._check_schema)
         bus = await self._await("nats", connect)
         self._bus = bus
-        relay = Relay(self._database, bus)
+        relay = Relay(self._database, bus, self.service.name)
         try:
-            await self._await("nats", lambda: bus.ensure_stream(self.service.name))
+            await self._await("nats", relay.stream.assured)
             units = Units(self._database, self.service.store, relay, self.service.awaits)
             for subject in self.service.hears:
                 await bus.listen(subject, units.awaited.hear)

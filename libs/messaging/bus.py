@@ -11,6 +11,23 @@ class BusUnavailable(Exception):
     """The bus did not confirm. Whether it did what it was asked is unknown; ask again with the same ids."""
 
 
+class StreamForgot(BusUnavailable):
+    """The stream is not the one that acknowledged before: it is gone, or has lost its newest messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What a stream says about itself.
+
+    `incarnation` is how often its publisher has made it; 0 when it does not say. Sequences begin at 1 with each;
+    `first_sequence` is above `last_sequence` in an empty stream.
+    """
+
+    incarnation: int
+    first_sequence: int
+    last_sequence: int
+
+
 @dataclass(frozen=True, slots=True)
 class Durable:
     """A durable consumer: `name` is its identity on `stream`, and outlives every process that pulls from it."""
@@ -79,21 +96,46 @@ class Bus(Protocol):
         """Whether the bus is there right now."""
         ...
 
-    async def ensure_stream(self, service: str) -> None:
-        """Create or update the stream that keeps ``<service>.>``."""
+    @property
+    def epoch(self) -> int:
+        """Counts the connections: another one may lead to a broker that forgot."""
         ...
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[int]:
+    async def stream(self, service: str) -> StreamState | None:
+        """Ask how the stream of `service` stands; None: it is not there. Raises `BusUnavailable`."""
+        ...
+
+    async def message_id_at(self, service: str, sequence: int) -> str | None:
+        """Ask for the id of the message that the stream of `service` keeps at `sequence`, if there is one."""
+        ...
+
+    async def ensure_stream(self, service: str, incarnation: int = 1) -> None:
+        """Create the stream that keeps ``<service>.>``, or bring its configuration up to date.
+
+        The incarnation of a stream that has one stays as it is.
+        """
+        ...
+
+    async def delete_stream(self, service: str) -> None:
+        """Delete the stream of `service`, its messages, and the durable consumers on it."""
+        ...
+
+    async def publish(self, messages: Sequence[Outgoing], *, above: int = 0) -> list[int]:
         """Store the messages, in order, and return their sequences. Raises `BusUnavailable`.
 
         Several messages are stored as one atomic batch where the server allows, so they are durable together.
         An id that is stored already is not stored twice within the server's duplicate window; nothing may
-        rely on that.
+        rely on that. Raises `StreamForgot` when there is no stream, or when it stored a message at a sequence not
+        above `above`, which it had given away before.
         """
         ...
 
     async def subscribe(self, durable: Durable) -> Subscription:
-        """Create or update the durable consumer and join its replicas. Waits for the stream to be there."""
+        """Create or update the durable consumer and join its replicas. Waits for the stream to be there.
+
+        A durable that was lost, or that belongs to an earlier incarnation of its stream, is made anew by itself:
+        then everything the stream keeps is delivered again.
+        """
         ...
 
     async def listen(self, subject: str, hear: Callable[[str], Awaitable[None] | None]) -> None:

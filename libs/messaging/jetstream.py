@@ -11,26 +11,18 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
-    DiscardPolicy,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-)
-from nats.js.errors import APIError, NotFoundError
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from libs.contracts import stream_of
-from libs.messaging.bus import BusUnavailable, Durable
+from libs.messaging.bus import BusUnavailable, Durable, StreamForgot, StreamState
+from libs.messaging.durable import INCARNATION, incarnation_of
 from libs.messaging.envelope import Outgoing
 from libs.messaging.pull import Pull
 
 MAX_AGE_S: Final = 7 * 24 * 3600
-ACK_WAIT_S: Final = 30.0
-MAX_ACK_PENDING: Final = 10_000
 PUBLISH_TIMEOUT_S: Final = 5.0
 SINGLES_IN_FLIGHT: Final = 64
 
@@ -67,6 +59,7 @@ class JetStream:
         self._js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         self._subscriptions: list[Pull] = []
         self._leaving = False
+        self._epoch = 0
 
     @classmethod
     async def connect(cls, settings: JetStreamSettings, *, on_closed: Callable[[], None] = lambda: None) -> Self:
@@ -85,6 +78,7 @@ class JetStream:
 
         async def reconnected() -> None:
             log.info("nats connection is back")
+            bus._epoch += 1
             for subscription in bus._subscriptions:
                 subscription.restart()
 
@@ -126,7 +120,30 @@ class JetStream:
         """Whether there is a connection right now."""
         return self._client.is_connected
 
-    async def ensure_stream(self, service: str) -> None:
+    @property
+    def epoch(self) -> int:
+        """Counts the connections."""
+        return self._epoch
+
+    async def stream(self, service: str) -> StreamState | None:
+        """Ask how the stream of `service` stands."""
+        with _unavailable():
+            try:
+                info = await self._js.stream_info(stream_of(service))
+            except NotFoundError:
+                return None
+        return StreamState(incarnation_of(info.config.metadata), info.state.first_seq, info.state.last_seq)
+
+    async def message_id_at(self, service: str, sequence: int) -> str | None:
+        """Ask the stream's leader which message it keeps at `sequence`."""
+        with _unavailable():
+            try:
+                message = await self._js.get_msg(stream_of(service), sequence, direct=False)
+            except NotFoundError:
+                return None
+        return (message.headers or {}).get("Nats-Msg-Id")
+
+    async def ensure_stream(self, service: str, incarnation: int = 1) -> None:
         """Create the stream of `service`, or bring it up to date. Its room is never lowered."""
         name = stream_of(service)
         wanted = StreamConfig(
@@ -144,6 +161,7 @@ class JetStream:
             allow_atomic=True,
             max_consumers=-1,
             max_msgs=-1,
+            metadata={INCARNATION: str(incarnation)},
         )
         with _unavailable():
             try:
@@ -152,20 +170,26 @@ class JetStream:
                 await self._js.add_stream(wanted)
                 return
             room = max(there.max_bytes or 0, self._settings.max_bytes)
-            await self._js.update_stream(wanted, max_bytes=room, metadata=there.metadata)
+            metadata = {INCARNATION: str(incarnation), **(there.metadata or {})}
+            await self._js.update_stream(wanted, max_bytes=room, metadata=metadata)
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[int]:
+    async def delete_stream(self, service: str) -> None:
+        """Delete the stream of `service`. `deny_delete` keeps its messages from being deleted, not all of it."""
+        with _unavailable(), contextlib.suppress(NotFoundError):
+            await self._js.delete_stream(stream_of(service))
+
+    async def publish(self, messages: Sequence[Outgoing], *, above: int = 0) -> list[int]:
         """Store the messages, in order. Several become one atomic batch; a refused batch is published singly."""
         if not messages:
             return []
         with _unavailable():
             if len(messages) > 1:
-                sequences = await self._publish_batch(messages)
+                sequences = await self._publish_batch(messages, above)
                 if sequences is not None:
                     return sequences
-            return await self._publish_singly(messages)
+            return await self._publish_singly(messages, above)
 
-    async def _publish_batch(self, messages: Sequence[Outgoing]) -> list[int] | None:
+    async def _publish_batch(self, messages: Sequence[Outgoing], above: int) -> list[int] | None:
         batch_id = str(messages[0].id)
         *head, last = messages
         for number, message in enumerate(head, 1):
@@ -185,9 +209,10 @@ class JetStream:
             log.info("atomic batch refused", batch=len(messages), answer=ack)
             return None
         last_sequence = int(ack["seq"])
+        _check_is_above(above, last_sequence)
         return list(range(last_sequence - len(messages) + 1, last_sequence + 1))
 
-    async def _publish_singly(self, messages: Sequence[Outgoing]) -> list[int]:
+    async def _publish_singly(self, messages: Sequence[Outgoing], above: int) -> list[int]:
         sequences: list[int] = []
         for start in range(0, len(messages), SINGLES_IN_FLIGHT):
             some = messages[start : start + SINGLES_IN_FLIGHT]
@@ -203,35 +228,17 @@ class JetStream:
                     for message in some
                 )
             )
-            sequences.extend(ack.seq for ack in acks)
+            for ack in acks:
+                if not ack.duplicate:
+                    _check_is_above(above, ack.seq)
+                sequences.append(ack.seq)
         return sequences
 
     async def subscribe(self, durable: Durable) -> Pull:
         """Create or update the durable consumer and pull from it; waits for its stream to be there."""
-        config = ConsumerConfig(
-            name=durable.name,
-            durable_name=durable.name,
-            filter_subjects=list(durable.subjects),
-            deliver_policy=DeliverPolicy.ALL,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=ACK_WAIT_S,
-            max_deliver=-1,  # a spent max_deliver is silence; what cannot be handled becomes a dead letter instead
-            max_ack_pending=MAX_ACK_PENDING,
-        )
-        waiting = False
-        while True:
-            try:
-                with _unavailable():
-                    await self._js.add_consumer(durable.stream, config)
-                    break
-            except NotFoundError:
-                if not waiting:
-                    log.info("waiting for a stream", stream=durable.stream, consumer=durable.name)
-                waiting = True
-                await asyncio.sleep(0.1)
         pull = Pull(self._client, durable)
-        await pull.start()
         self._subscriptions.append(pull)
+        await pull.start()
         return pull
 
     async def listen(self, subject: str, hear: Callable[[str], Awaitable[None] | None]) -> None:
@@ -254,6 +261,11 @@ class JetStream:
         await self._client.close()
 
 
+def _check_is_above(above: int, sequence: int) -> None:
+    if sequence <= above:
+        raise StreamForgot(f"the stream gave away sequence {sequence} before")
+
+
 @contextlib.contextmanager
 def _unavailable() -> Iterator[None]:
     """Turn what the client raises when servers are away, or refuse to store, into `BusUnavailable`."""
@@ -261,5 +273,7 @@ def _unavailable() -> Iterator[None]:
         yield
     except NotFoundError:
         raise
+    except (NoStreamResponseError, NoRespondersError) as error:
+        raise StreamForgot("no stream keeps this subject") from error
     except (NatsError, APIError, OSError, TimeoutError) as error:
         raise BusUnavailable(str(error) or type(error).__name__) from error

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from libs.contracts import stream_of
-from libs.messaging.bus import BusUnavailable, Delivery, Durable
+from libs.messaging.bus import BusUnavailable, Delivery, Durable, StreamForgot, StreamState
 from libs.messaging.envelope import Outgoing
 
 Hear = Callable[[str], Awaitable[None] | None]
@@ -37,7 +38,17 @@ class MemoryBroker:
 
     def stored(self, service: str) -> Sequence[Stored]:
         """What the stream of `service` keeps, in order."""
-        return list(self.streams[stream_of(service)].messages)
+        stream = self.streams.get(stream_of(service))
+        return list(stream.messages) if stream else []
+
+    def copy(self) -> "dict[str, _Stream]":
+        """Copy the store, as a backup does."""
+        return copy.deepcopy(self.streams)
+
+    def restore(self, store: "dict[str, _Stream]") -> None:
+        """Exchange the store for another one: an empty one, or an older copy."""
+        self.streams = copy.deepcopy(store)
+        self.changed()
 
     def changed(self) -> None:
         """Let everybody who waits look again."""
@@ -57,6 +68,7 @@ class MemoryBus:
     def __init__(self, broker: MemoryBroker | None = None) -> None:
         self.broker = broker or MemoryBroker()
         self.connection: object | None = object()  # None while away, another one after each absence
+        self._epoch = 0
 
     @property
     def connected(self) -> bool:
@@ -70,16 +82,43 @@ class MemoryBus:
     def come_back(self) -> None:
         """Connect again. Acknowledgements of what the old connection delivered are not sent."""
         self.connection = object()
+        self._epoch += 1
         self.broker.changed()
 
-    async def ensure_stream(self, service: str) -> None:
+    @property
+    def epoch(self) -> int:
+        """Counts the connections."""
+        return self._epoch
+
+    async def stream(self, service: str) -> StreamState | None:
+        """Say how the stream of `service` stands."""
+        self._check()
+        stream = self.broker.streams.get(stream_of(service))
+        return StreamState(stream.incarnation, 1, len(stream.messages)) if stream else None
+
+    async def message_id_at(self, service: str, sequence: int) -> str | None:
+        """Say which message the stream keeps at `sequence`."""
+        self._check()
+        stream = self.broker.streams.get(stream_of(service))
+        if stream is None or not 0 < sequence <= len(stream.messages):
+            return None
+        return stream.messages[sequence - 1].headers.get("Nats-Msg-Id")
+
+    async def ensure_stream(self, service: str, incarnation: int = 1) -> None:
         """Create the stream that keeps ``<service>.>``, unless it is there."""
         self._check()
         name = stream_of(service)
-        self.broker.streams.setdefault(name, _Stream(name))
+        stream = self.broker.streams.setdefault(name, _Stream(name, incarnation))
+        stream.incarnation = stream.incarnation or incarnation
         self.broker.changed()
 
-    async def publish(self, messages: Sequence[Outgoing]) -> list[int]:
+    async def delete_stream(self, service: str) -> None:
+        """Delete the stream of `service`, and the durable consumers on it."""
+        self._check()
+        self.broker.streams.pop(stream_of(service), None)
+        self.broker.changed()
+
+    async def publish(self, messages: Sequence[Outgoing], *, above: int = 0) -> list[int]:
         """Store the messages, in order; an id that is stored already keeps its sequence."""
         if not messages:
             return []
@@ -91,8 +130,11 @@ class MemoryBus:
         for message in messages:
             stream = self.broker.streams.get(stream_of(message.subject.split(".", 1)[0]))
             if stream is None:
-                raise BusUnavailable(f"no stream keeps {message.subject}")
+                raise StreamForgot(f"no stream keeps {message.subject}")
+            before = len(stream.messages)
             sequences.append(stream.store(message))
+            if before < sequences[-1] <= above:
+                raise StreamForgot(f"{stream.name} gave away sequence {sequences[-1]} before")
         self.broker.changed()
         return sequences
 
@@ -101,10 +143,9 @@ class MemoryBus:
         self._check()
         while durable.stream not in self.broker.streams:
             await self.broker.change()
-        stream = self.broker.streams[durable.stream]
-        progress = stream.durables.setdefault(durable.name, _Progress(stream))
-        progress.subjects = durable.subjects
-        return _Place(self, progress)
+        place = _Place(self, durable)
+        place.progress()
+        return place
 
     async def listen(self, subject: str, hear: Hear) -> None:
         """Call `hear` with the subject of whatever passes by, duplicates and what no stream keeps included."""
@@ -138,6 +179,7 @@ def matches(pattern: str, subject: str) -> bool:
 @dataclass(slots=True)
 class _Stream:
     name: str
+    incarnation: int
     messages: list[Stored] = field(default_factory=list)
     sequences: dict[str, int] = field(default_factory=dict)
     durables: "dict[str, _Progress]" = field(default_factory=dict)
@@ -156,6 +198,7 @@ class _Progress:
     """How far a durable consumer has got, and when each message it waits for is delivered again."""
 
     stream: _Stream
+    incarnation: int
     subjects: tuple[str, ...] = ()
     position: int = 0
     due: dict[int, float] = field(default_factory=dict)
@@ -180,15 +223,27 @@ class _Place:
     """A place in the queue of a durable consumer. Fetches nothing ahead, so a closed one holds nothing back."""
 
     bus: MemoryBus
-    progress: _Progress
+    durable: Durable
     closed: bool = False
 
+    def progress(self) -> _Progress | None:
+        """Find the durable, and make it if it is not there, or of another incarnation; None without a stream."""
+        stream = self.bus.broker.streams.get(self.durable.stream)
+        if stream is None:
+            return None
+        progress = stream.durables.get(self.durable.name)
+        if progress is None or progress.incarnation != stream.incarnation:
+            progress = stream.durables[self.durable.name] = _Progress(stream, stream.incarnation)
+        progress.subjects = self.durable.subjects
+        return progress
+
     async def next_batch(self, limit: int) -> Sequence[Delivery]:
-        broker, progress = self.bus.broker, self.progress
+        broker = self.bus.broker
         while True:
             await asyncio.sleep(0)  # other replicas get their turn
             until = None
-            if self.bus.connected and not self.closed:
+            progress = self.progress()
+            if progress and self.bus.connected and not self.closed:
                 now = asyncio.get_running_loop().time()
                 taken = progress.take(limit, now=now, ack_wait_s=broker.ack_wait_s)
                 if taken:

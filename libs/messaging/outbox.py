@@ -22,8 +22,10 @@ async def write(connection: AsyncConnection, messages: Sequence[Outgoing]) -> No
         await connection.execute(insert(outbox), [_to_row(message) for message in messages])
 
 
-async def unpublished(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Outgoing]:
-    """Read rows that no stream has acknowledged and that were written before `before`, oldest first.
+async def unpublished(
+    connection: AsyncConnection, *, before: datetime, limit: int, after: datetime | None = None
+) -> list[Outgoing]:
+    """Read rows that no stream has acknowledged, written before `before` (and since `after`), oldest first.
 
     Rows are selected by what they lack, never by "id greater than the last seen": concurrent transactions
     commit out of id order, and such a cursor would skip rows.
@@ -34,6 +36,8 @@ async def unpublished(connection: AsyncConnection, *, before: datetime, limit: i
         .order_by(outbox.c.id)
         .limit(limit)
     )
+    if after is not None:
+        query = query.where(outbox.c.id >= _first_id(after))
     return [_from_row(row) for row in await connection.execute(query)]
 
 
@@ -45,19 +49,29 @@ async def mark_published(connection: AsyncConnection, sequences: Sequence[tuple[
     await connection.execute(statement, [{"row_id": row_id, "at": sequence} for row_id, sequence in sequences])
 
 
+async def clear_marks(connection: AsyncConnection) -> int:
+    """Forget, in the caller's transaction, that any row was published; return how many were."""
+    marked = outbox.c.published_at.is_not(None)
+    result = await connection.execute(update(outbox).where(marked).values(published_at=None, sequence=None))
+    return result.rowcount
+
+
 async def prune(connection: AsyncConnection, *, now: datetime, limit: int) -> int:
     """Delete up to `limit` rows published more than `RETENTION` ago; return how many were."""
     cutoff = now - RETENTION
-    # Ids begin with their time, so the oldest rows are the first of the primary key: no other index is needed.
-    floor = UUID(int=int(cutoff.timestamp() * 1000) << 80)
     old = (
         select(outbox.c.id)
-        .where(outbox.c.id < floor, outbox.c.published_at < cutoff)
+        .where(outbox.c.id < _first_id(cutoff), outbox.c.published_at < cutoff)
         .order_by(outbox.c.id)
         .limit(limit)
     )
     result = await connection.execute(delete(outbox).where(outbox.c.id.in_(old.scalar_subquery())))
     return result.rowcount
+
+
+def _first_id(moment: datetime) -> UUID:
+    """Make the lowest id of a moment. Ids begin with their time, so the primary key finds rows by age."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 def _to_row(message: Outgoing) -> dict[str, Any]:

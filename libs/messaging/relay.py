@@ -12,8 +12,9 @@ from uuid import UUID
 import structlog
 
 from libs.messaging import outbox
-from libs.messaging.bus import Bus, BusUnavailable
+from libs.messaging.bus import Bus, BusUnavailable, StreamForgot
 from libs.messaging.envelope import Outgoing
+from libs.messaging.own_stream import OwnStream
 from libs.storage import Database, is_transient
 
 BATCH: Final = 256
@@ -26,8 +27,10 @@ SWEEP_EVERY_S: Final = 1.0
 LEFT_BEHIND: Final = timedelta(seconds=2)
 """A row older than this was missed by the fast path: a crash, a full queue, a broker that was away."""
 
+SWEPT_AT_ONCE: Final = 1_000
+
 STALLED_S: Final = 10.0
-"""Once the oldest unpublished row is older, new work is refused until the outbox drains."""
+"""Once the oldest row that was never published is older, new work is refused until the outbox drains."""
 
 log = structlog.get_logger()
 
@@ -39,15 +42,17 @@ class Relay:
     outage, oldest first. No order holds between processes, and nothing may rely on one.
     """
 
-    def __init__(self, database: Database, bus: Bus) -> None:
+    def __init__(self, database: Database, bus: Bus, service: str) -> None:
         self._database = database
         self._bus = bus
+        self.stream = OwnStream(database, bus, service)
         self._queue: deque[Outgoing] = deque()
         self._held: set[UUID] = set()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._oldest: datetime | None = None
+        self._oldest_new: datetime | None = None
 
     @property
     def lag_s(self) -> float:
@@ -56,8 +61,11 @@ class Relay:
 
     @property
     def stalled(self) -> bool:
-        """Whether facts wait for so long that no more should be promised."""
-        return self.lag_s > STALLED_S
+        """Whether facts wait for so long that no more should be promised.
+
+        What is published again, into a stream made anew, does not count: new facts overtake it.
+        """
+        return self._oldest_new is not None and (datetime.now(UTC) - self._oldest_new).total_seconds() > STALLED_S
 
     def offer(self, messages: Sequence[Outgoing]) -> None:
         """Take over messages whose transaction has just been committed."""
@@ -74,6 +82,7 @@ class Relay:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_forever(), name="relay")
             tasks.create_task(self._sweep_forever(), name="relay sweep")
+            tasks.create_task(self.stream.watch(), name="relay watch")
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until everything taken over is published, or `timeout_s` seconds are over (the next start sweeps)."""
@@ -103,30 +112,48 @@ class Relay:
                 for message in batch:
                     self._queue.popleft()
                     self._held.discard(message.id)
-                self._oldest = self._queue[0].created_at if self._queue else None
 
     async def _publish(self, batch: list[Outgoing]) -> None:
-        sequences = await self._bus.publish(batch)
+        standing = await self.stream.assured()
+        try:
+            sequences = await self._bus.publish(batch, above=standing.newest)
+        except StreamForgot:
+            self.stream.doubt()
+            raise
+        marks = [(message.id, sequence) for message, sequence in zip(batch, sequences, strict=True)]
         async with self._database.writing() as connection:
-            marks = [(message.id, sequence) for message, sequence in zip(batch, sequences, strict=True)]
-            await outbox.mark_published(connection, marks, now=datetime.now(UTC))
+            await self.stream.mark(connection, standing, marks, now=datetime.now(UTC))
+        self.stream.marked(standing, max(sequences))
         log.debug("published", batch=len(batch))
 
     async def _sweep_forever(self) -> None:
         while True:
             with _survived("sweep"):
-                await self._sweep()
+                while await self._sweep():
+                    pass
             await asyncio.sleep(SWEEP_EVERY_S)
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
+        """Publish what was left behind, oldest first, beside what is new; return whether there was any."""
         now = datetime.now(UTC)
         async with self._database.reading() as connection:
-            left = await outbox.unpublished(connection, before=now - LEFT_BEHIND, limit=1_000)
+            left = await outbox.unpublished(connection, before=now - LEFT_BEHIND, limit=SWEPT_AT_ONCE)
+            new = left[:1]
+            if left and left[0].created_at < self.stream.begun_at:
+                begun_at = self.stream.begun_at
+                new = await outbox.unpublished(connection, before=now - LEFT_BEHIND, after=begun_at, limit=1)
         self._oldest = left[0].created_at if left else None
+        self._oldest_new = new[0].created_at if new else None
         missed = [message for message in left if message.id not in self._held]
-        if missed and self._bus.connected:
-            log.info("sweep found unpublished facts", found=len(missed))
-            self.offer(missed)
+        if not self._bus.connected:
+            return False
+        if not missed:
+            await self.stream.learn()
+            return False
+        log.info("sweep found unpublished facts", found=len(missed))
+        for start in range(0, len(missed), BATCH):
+            await self._publish(missed[start : start + BATCH])
+        return True
 
 
 @contextlib.contextmanager
@@ -134,4 +161,5 @@ def _survived(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("background work failed", what=what, error=str(error), exc_info=not is_transient(error))
+        expected = isinstance(error, BusUnavailable) or is_transient(error)
+        log.warning("background work failed", what=what, error=str(error), exc_info=not expected)

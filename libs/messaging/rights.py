@@ -23,7 +23,8 @@ def permissions_of(service: str, durables: Sequence[Durable], hears: Sequence[st
     publish = [f"{service}.>", *(f"$JS.API.STREAM.{verb}.{own}" for verb in _OWN_STREAM)]
     for durable in durables:
         at = f"{durable.stream}.{durable.name}"
-        publish += [f"$JS.API.CONSUMER.{verb}.{at}" for verb in ("CREATE", "INFO", "MSG.NEXT")]
+        publish += [f"$JS.API.CONSUMER.{verb}.{at}" for verb in ("CREATE", "INFO", "MSG.NEXT", "DELETE")]
+        publish.append(f"$JS.API.STREAM.INFO.{durable.stream}")  # which incarnation it is, and whether it is there
         publish += [f"$JS.ACK.{at}.>", f"$JS.ACK.*.*.{at}.>"]
     return {"publish": {"allow": publish}, "subscribe": {"allow": [f"_INBOX_{service}.>", *hears]}}
 

@@ -11,7 +11,7 @@ import structlog
 
 from libs.local.servers import Postgres, free_port, listening, nats_program
 from libs.local.supervisor import Supervisor
-from libs.messaging import jetstream
+from libs.messaging import durable
 from libs.messaging.bus import Bus
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.memory import MemoryBroker, MemoryBus
@@ -54,7 +54,7 @@ def connect_once(request: pytest.FixtureRequest, ack_wait_s: float, monkeypatch:
             return MemoryBus(broker)
 
         return connect_to_memory
-    monkeypatch.setattr(jetstream, "ACK_WAIT_S", ack_wait_s)
+    monkeypatch.setattr(durable, "ACK_WAIT_S", ack_wait_s)
     url: str = request.getfixturevalue("nats_url")
     return lambda: JetStream.connect(JetStreamSettings(url, "test", max_bytes=MAX_BYTES))
 

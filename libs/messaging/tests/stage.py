@@ -116,10 +116,17 @@ async def opened(url: str, folder: Path) -> AsyncIterator[Database]:
 class Stage:
     """One process of a service whose store is the bare connection."""
 
-    def __init__(self, database: Database, bus: Bus, awaits: Awaits[AsyncConnection] | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        awaits: Awaits[AsyncConnection] | None = None,
+        *,
+        service: str = "orders",
+    ) -> None:
         self.database = database
         self.bus = bus
-        self.relay = Relay(database, bus)
+        self.relay = Relay(database, bus, service)
         self.units: Units[AsyncConnection] = Units(database, lambda connection: connection, self.relay, awaits)
 
     def relaying(self) -> AbstractAsyncContextManager[None]:

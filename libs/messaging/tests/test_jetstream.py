@@ -7,7 +7,7 @@ import pytest
 
 from libs.contracts import stream_of
 from libs.local.servers import free_port
-from libs.messaging import jetstream
+from libs.messaging import durable
 from libs.messaging.bus import BusUnavailable
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.tests.conftest import Server
@@ -58,7 +58,7 @@ async def test_a_subscription_survives_the_absence_of_the_server(
 async def test_no_acknowledgement_goes_to_another_connection_than_the_one_that_delivered(
     server: Server, stream: JetStream, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jetstream, "ACK_WAIT_S", 1.0)
+    monkeypatch.setattr(durable, "ACK_WAIT_S", 1.0)
     subscription = await stream.subscribe(everything(service))
     await stream.publish(messages(service, 2))
     delivered = await take(subscription, 1)
@@ -77,7 +77,7 @@ async def test_no_acknowledgement_goes_to_another_connection_than_the_one_that_d
 async def test_no_acknowledgement_slips_through_while_the_connection_comes_back(
     server: Server, stream: JetStream, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jetstream, "ACK_WAIT_S", 1.0)
+    monkeypatch.setattr(durable, "ACK_WAIT_S", 1.0)
     subscription = await stream.subscribe(everything(service))
     await stream.publish(messages(service, 1))
     (delivery,) = await take(subscription, 1)
