@@ -172,7 +172,7 @@ class OwnStream:
 
     async def _is_intact(self, known: Row[Any], state: StreamState) -> bool:
         """Whether the stream is of the incarnation known, and still has the newest message that was marked."""
-        if state.incarnation != known.incarnation or state.last_sequence < known.sequence:
+        if state.incarnation != known.incarnation:
             return False
         if known.sequence == 0 or state.first_sequence > known.sequence:
             return True  # nothing was marked, or what was has aged out

@@ -7,8 +7,10 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,13 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.contracts.orders import OrderConfirmed, OrderPlaced
 from libs.local.servers import free_port, listening, nats_program
 from libs.local.supervisor import Supervisor
-from libs.messaging import durable, own_stream, pull, relay
+from libs.messaging import durable, outbox, own_stream, pull, relay
 from libs.messaging.bus import BusUnavailable
 from libs.messaging.consumer import Consumer, Listens, durables
-from libs.messaging.envelope import Event
+from libs.messaging.envelope import Event, seal
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.tests.conftest import MAX_BYTES, Server
 from libs.messaging.tests.stage import (
+    Origin,
     Stage,
     effects,
     effects_in,
@@ -37,6 +40,7 @@ from libs.messaging.unit import Unit
 from libs.storage import Database
 from libs.storage.database import insert_new
 from libs.tests.eventually import eventually
+from libs.tracing import Trace
 
 pytestmark = pytest.mark.prove
 Work = Unit[AsyncConnection]
@@ -106,6 +110,20 @@ class Scene:
     async def place(self, replica: Replica, count: int) -> None:
         orders = [order_placed() for _ in range(count)]
         await replica.stage.state(*orders)
+        self.placed += orders
+
+    async def find(self, count: int, *, older_by: timedelta) -> None:
+        """Have orders in the outbox that somebody placed some time ago."""
+        orders = [order_placed() for _ in range(count)]
+        earlier = int(older_by.total_seconds() * 1000) << 80
+        sent = []
+        for order in orders:
+            new = seal(order, cause=Origin(Trace.start()), now=datetime.now(UTC) - older_by)
+            old_id = UUID(int=new.id.int - earlier)
+            headers = {**new.headers, "ce-id": str(old_id), "Nats-Msg-Id": str(old_id)}
+            sent.append(replace(new, id=old_id, headers=headers))
+        async with self.database.writing() as connection:
+            await outbox.write(connection, sent)
         self.placed += orders
 
     @asynccontextmanager
@@ -270,6 +288,39 @@ async def test_a_loss_while_a_batch_is_in_flight_in_another_replica(scene: Scene
             await eventually(scene._all_marked, 10)
             slow.gate.set()
             await scene.settled()
+
+
+async def test_late_acknowledgements_of_what_is_gone_count_for_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, next_one = await scene.replica(), await scene.replica()
+    late.gate.clear()
+    async with late.working():
+        await scene.place(late, 12)
+        await asyncio.wait_for(late.arrived.wait(), 10)
+        (blind,) = late.stage.bus._subscriptions  # type: ignore[attr-defined] # as if its process hung
+        blind._watching.cancel()
+        monkeypatch.setattr(blind, "_doubt", lambda: None)
+        # Facts that a process left behind: when everything is published again, they are the first.
+        await scene.find(12, older_by=timedelta(minutes=1))
+        await eventually(lambda: len(blind.held()) == 12)
+        blind._queue.clear()
+        blind._closed = True
+        await eventually(scene._all_marked, 10)
+        await delete_stream(scene)
+        await eventually(lambda: late.stage.relay.stream._seen == 2, 10)
+        await eventually(scene._all_marked, 10)
+        next_one.gate.clear()
+        async with next_one.working():
+            with contextlib.suppress(AssertionError):
+                await eventually(next_one.arrived.is_set, ACK_WAIT_S / 2)
+            late.gate.set()
+            await handled(scene, 12)
+            await eventually(next_one.arrived.is_set, 10)
+        # It dies with the messages that were acknowledged by another, for another stream.
+    last = await scene.replica()
+    async with last.working():
+        await scene.settled()
 
 
 STEPS = ("delete_stream", "ensure_stream", "stream", "publish")

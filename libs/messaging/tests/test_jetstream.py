@@ -95,6 +95,41 @@ async def test_no_acknowledgement_slips_through_while_the_connection_comes_back(
     assert [again.attempt for again in await take(subscription, 1, within_s=4)] == [2]
 
 
+async def test_what_a_stream_delivered_before_it_was_made_anew_is_forgotten(
+    server: Server, stream: JetStream, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "ACK_WAIT_S", 0.5)
+    subscription = await stream.subscribe(everything(service))
+    await stream.publish(messages(service, 5))
+    taken = await take(subscription, 1)
+    await eventually(lambda: len(subscription.held()) == 4)
+
+    await stream.delete_stream(service)
+    await stream.ensure_stream(service, 2)
+    others = messages(service, 5)
+    await stream.publish(others)
+    await eventually(lambda: not subscription.held())
+    await acknowledge(taken)
+
+    again = await take(subscription, 5)
+    assert [delivery.subject for delivery in again] == [one.subject for one in others]
+
+
+async def test_a_durable_of_another_incarnation_is_made_anew(server: Server, stream: JetStream, service: str) -> None:
+    reader = everything(service)
+    await stream.publish(messages(service, 3))
+    await acknowledge(await take(await stream.subscribe(reader), 3))
+    config = (await stream._js.consumer_info(reader.stream, reader.name)).config
+    stale = config.evolve(metadata={durable.INCARNATION: "7"})
+    await stream._js.add_consumer(reader.stream, stale)
+
+    another = await (await server.connect()).subscribe(reader)
+
+    assert [delivery.sequence for delivery in await take(another, 3)] == [1, 2, 3]
+    made = (await stream._js.consumer_info(reader.stream, reader.name)).config
+    assert durable.incarnation_of(made.metadata) == 1
+
+
 async def test_connecting_says_which_server_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"nats://127.0.0.1:{free_port()}"
     impatient = asyncio.timeout
