@@ -1,6 +1,7 @@
 """AsyncAPI 3.1, made from the tables of services and the models of their messages."""
 
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -69,7 +70,8 @@ class Spoken:
 
     name: str
     model: type[BaseModel]
-    types: tuple[str, ...]
+    kind: str
+    """Its `ce-type`; what that begins with, for dead letters."""
     address: str
     parameters: Json
     keys: tuple[str, ...] = ()
@@ -80,6 +82,11 @@ class Spoken:
     def channel(self) -> str:
         """The id of its channel."""
         return _channel_id(self.name)
+
+    @property
+    def source(self) -> str:
+        """Its `ce-source`."""
+        return "/" + self.kind.split(".", 1)[0]
 
 
 def describe(service: Service[Any, Any], services: Sequence[Service[Any, Any]], *, info: Json) -> Json:
@@ -133,7 +140,7 @@ class _Tables:
         return Spoken(
             fact.__name__,
             fact,
-            (fact.type,),
+            fact.type,
             f"{fact.type}.{{{key}}}",
             {key: _key_parameter(fact)},
             fact.keyed_by,
@@ -160,10 +167,10 @@ def _dead_letters(service: Service[Any, Any]) -> Iterable[Spoken]:
         yield Spoken(
             "DeadLetter",
             DeadLetter,
-            tuple(f"{service.name}.dead.{entity}" for entity in entities),
+            f"{service.name}.dead",
             f"{service.name}.dead.{{entity}}.{{id}}",
             {
-                "entity": {"enum": entities, "description": "What kind of thing the message was about."},
+                "entity": {"examples": entities, "description": "What kind of thing the message was about."},
                 "id": {"description": "The end of the subject of the message."},
             },
             example=_set_aside(service.listens[0].fact),
@@ -201,11 +208,11 @@ def _answer_to(question: str, answers: Sequence[type[Fact]]) -> str:
 
 def _shared_channel(question: str, answers: Sequence[Spoken]) -> Json:
     """Describe where several answers of one entity come: the address leaves open which of them it is."""
-    entities = {one.types[0].rpartition(".")[0] for one in answers}
+    entities = {one.kind.rpartition(".")[0] for one in answers}
     keys = {key for one in answers for key in one.parameters}
     if len(entities) > 1 or len(keys) > 1:
         raise ValueError(f"the answers to {question} come on unlike subjects: {[one.address for one in answers]}")
-    outcome = {"enum": [one.types[0].rpartition(".")[2] for one in answers], "description": "Which answer it is."}
+    outcome = {"enum": [one.kind.rpartition(".")[2] for one in answers], "description": "Which answer it is."}
     return _channel(
         answers,
         f"{entities.pop()}.{{outcome}}.{{{keys.pop()}}}",
@@ -280,7 +287,7 @@ def _binding(facts: Json) -> Json:
 
 def _message(one: Spoken, payload: Json, schemas: Json) -> Json:
     message: Json = {
-        "name": one.types[0] if len(one.types) == 1 else one.types[0].rpartition(".")[0],
+        "name": one.kind,
         "title": one.name,
         "summary": _summary(one.model),
         **({"description": about} if (about := _about(one.model)) != _summary(one.model) else {}),
@@ -290,9 +297,10 @@ def _message(one: Spoken, payload: Json, schemas: Json) -> Json:
         "examples": [{"name": one.name, **_example(one, schemas[one.model.__name__], schemas)}],
     }
     if one.keys:
-        said = " Letters that belong to no order are told by `user_id`." if len(one.keys) > 1 else ""
+        key, *others = (f"`{name}`" for name in one.keys)
+        otherwise = f" (where there is none, the same {others[0]})" if others else ""
         message["correlationId"] = {
-            "description": f"Messages with the same `{one.keys[0]}` belong together.{said}",
+            "description": f"Messages with the same {key}{otherwise} belong together.",
             "location": f"$message.payload#/{one.keys[0]}",
         }
     return message
@@ -300,8 +308,8 @@ def _message(one: Spoken, payload: Json, schemas: Json) -> Json:
 
 def _headers(one: Spoken) -> Json:
     """Narrow the headers to what this message carries."""
-    kind = {"const": one.types[0]} if len(one.types) == 1 else {"enum": list(one.types)}
-    own = {"ce-type": kind, "ce-source": {"const": "/" + one.types[0].split(".", 1)[0]}}
+    kind = {"const": one.kind} if one.keys else {"pattern": rf"^{re.escape(one.kind)}\.[a-z]+$"}
+    own = {"ce-type": kind, "ce-source": {"const": one.source}}
     if one.restated:
         own["restated"] = RESTATED
     return {"type": "object", "allOf": [{"$ref": f"{REFERENCE}Headers"}, {"properties": own}]}
@@ -312,8 +320,8 @@ def _example(one: Spoken, schema: Json, schemas: Json) -> Json:
     headers = {
         "ce-specversion": "1.0",
         "ce-id": event_id,
-        "ce-type": one.types[0],
-        "ce-source": "/" + one.types[0].split(".", 1)[0],
+        "ce-type": one.kind if one.keys else f"{one.kind}.{next(iter(one.parameters['entity']['examples']))}",
+        "ce-source": one.source,
         "ce-time": MOMENT,
         "content-type": "application/json",
         "Nats-Msg-Id": event_id,
