@@ -2,13 +2,10 @@
 
 import json
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
-from jsonschema import Draft7Validator, FormatChecker
 from jsonschema.validators import validator_for
 from pydantic import BaseModel
 
@@ -18,44 +15,13 @@ from libs.messaging.envelope import open_envelope
 from orderly.contracts import FOLDER
 from orderly.newman import ROOT
 from orderly.services import NAMES, SERVICES
-
-Json = dict[str, Any]
+from orderly.tests.documents import committed, found_at, problems, references
 
 SPECIFICATION = Path(__file__).parent / "data" / "asyncapi-3.1.0.json"
 """The official schema: `schemas/3.1.0.json` of the npm package @asyncapi/specs 6.11.1, Apache-2.0."""
 
 FACTS: dict[str, type[Fact]] = {fact.__name__: fact for service in SERVICES for fact in service.publishes}
 EVERY_SERVICE = pytest.mark.parametrize("service", NAMES)
-
-
-@cache
-def committed(service: str) -> Json:
-    document: Json = yaml.safe_load((ROOT / FOLDER / f"{service}.yaml").read_text(encoding="utf-8"))
-    return document
-
-
-def found_at(document: Json, reference: str) -> Any:
-    """Follow a reference within the document; raises KeyError when it dangles."""
-    value: Any = document
-    for part in reference.removeprefix("#/").split("/"):
-        value = value[part.replace("~1", "/").replace("~0", "~")]
-    return value
-
-
-def references(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
-        return own + [one for inner in value.values() for one in references(inner)]
-    return [one for inner in value for one in references(inner)] if isinstance(value, list) else []
-
-
-def problems(document: Json, schema: Json, value: Any) -> list[str]:
-    """Say where a value breaks a schema of the document, whose references are followed."""
-    rooted = {**schema, "components": document["components"]}
-    return [
-        f"{list(error.absolute_path)}: {error.message}"
-        for error in Draft7Validator(rooted, format_checker=FormatChecker()).iter_errors(value)
-    ]
 
 
 def messages() -> list[Any]:
