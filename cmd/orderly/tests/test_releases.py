@@ -11,6 +11,7 @@ import yaml
 from libs.contracts import Fact
 from libs.contracts.dead_letters import DeadLetter
 from libs.messaging.envelope import open_envelope
+from orderly import __main__ as program
 from orderly.contracts import current_version
 from orderly.newman import ROOT
 from orderly.releases import RELEASED, CannotRelease, breaks, release, releases
@@ -45,6 +46,8 @@ def test_a_message_of_any_release_is_still_understood(path: Path) -> None:
     if ".dead." in kind:
         DeadLetter.model_validate_json(payload)
         return
+    if kind not in FACTS:
+        pytest.skip("nobody states it or listens to it any more; that this broke something was said at its release")
     event = open_envelope(FACTS[kind], payload, message["headers"])
     assert event.id == message["headers"]["ce-id"]
     assert event.fact.subject == f"{kind}.{event.fact.key}"
@@ -115,6 +118,20 @@ def test_a_service_that_is_gone_breaks_who_listens_to_it(root: Path) -> None:
 def test_an_older_version_and_what_is_none_are_refused(root: Path, version: str, why: str) -> None:
     with pytest.raises(CannotRelease, match=why):
         release(root, version, breaking=True)
+
+
+def test_the_command_releases_and_says_why_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    for arguments, code in (([], 0), (["2.0.0"], 0), (["1.0.0"], 1)):
+        with pytest.raises(SystemExit) as ended:
+            program.main(["contracts", "release", *arguments])
+        assert ended.value.code == code
+    assert releases(tmp_path) == sorted({current_version(), "2.0.0"})
+    said = capsys.readouterr()
+    assert "asyncapi/released/2.0.0/messages/orders.order.placed.json" in said.out
+    assert said.err == "1.0.0 is older than 2.0.0, which is released\n"
 
 
 def test_without_a_release_nothing_is_broken(tmp_path: Path) -> None:
