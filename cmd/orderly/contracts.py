@@ -93,11 +93,19 @@ def yaml_of(document: Json) -> str:
     """Write a document as YAML, in the order of the tables. What stands in it twice is written twice."""
     import yaml  # noqa: PLC0415 - only developers have it
 
-    class Plain(yaml.SafeDumper):
+    class Plain(yaml.CSafeDumper):
         def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
             return True
 
     return yaml.dump(document, Dumper=Plain, sort_keys=False, allow_unicode=True, width=110)
+
+
+def from_yaml(text: str) -> Json:
+    """Read a document that `yaml_of` wrote."""
+    import yaml  # noqa: PLC0415 - only developers have it
+
+    document: Json = yaml.load(text, Loader=yaml.CSafeLoader)  # several times faster than in Python
+    return document
 
 
 def _info(service: str, version: str) -> Json:

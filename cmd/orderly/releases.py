@@ -13,6 +13,7 @@ from orderly.contracts import (
     OPENAPI,
     asyncapi_documents,
     contracts,
+    from_yaml,
     openapi_document,
     text_of,
     write_texts,
@@ -81,13 +82,11 @@ def _order(version: str) -> tuple[int, ...]:
 
 
 def _breaks_since(folder: Path) -> list[str]:
-    import yaml  # noqa: PLC0415 - only developers have it
-
     now = asyncapi_documents()
     found = []
     for path in sorted(folder.glob("*.yaml")):
         if path.stem in now:
-            found += breaks_of_events(yaml.safe_load(path.read_text(encoding="utf-8")), now[path.stem])
+            found += breaks_of_events(from_yaml(path.read_text(encoding="utf-8")), now[path.stem])
         else:
             found.append(f"{path.stem} is gone")
     released = json.loads((folder / OPENAPI.name).read_text(encoding="utf-8"))

@@ -32,7 +32,7 @@ HEADERS: Json = {
 
 
 def message(name: str) -> Json:
-    own = {"properties": {"ce-type": {"const": name}}}
+    own = {"properties": {"ce-type": {"const": name}}, "required": ["ce-type"]}
     return {
         "name": name,
         "contentType": "application/json",

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-import yaml
 from jsonschema import Draft7Validator, FormatChecker
 
-from orderly.contracts import FOLDER
+from orderly.contracts import FOLDER, from_yaml
 from orderly.newman import ROOT
 
 Json = dict[str, Any]
@@ -18,8 +17,7 @@ Json = dict[str, Any]
 @cache
 def committed(service: str) -> Json:
     """Read the document of a service."""
-    document: Json = yaml.safe_load((ROOT / FOLDER / f"{service}.yaml").read_text(encoding="utf-8"))
-    return document
+    return from_yaml((ROOT / FOLDER / f"{service}.yaml").read_text(encoding="utf-8"))
 
 
 def found_at(document: Json, reference: str) -> Any:

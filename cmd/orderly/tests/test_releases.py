@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from libs.contracts import Fact
 from libs.contracts.dead_letters import DeadLetter
 from libs.messaging.envelope import open_envelope
 from orderly import __main__ as program
-from orderly.contracts import current_version
+from orderly.contracts import current_version, from_yaml, yaml_of
 from orderly.newman import ROOT
 from orderly.releases import RELEASED, CannotRelease, breaks, release, releases
 from orderly.services import SERVICES
@@ -59,7 +58,7 @@ def test_a_release_has_a_message_of_every_type() -> None:
     stated = {
         message["name"]
         for path in newest.glob("*.yaml")
-        for message in yaml.safe_load(path.read_text(encoding="utf-8"))["components"]["messages"].values()
+        for message in from_yaml(path.read_text(encoding="utf-8"))["components"]["messages"].values()
     }
     assert {kind if ".dead." not in kind else kind.rpartition(".")[0] for kind in kinds} == stated
 
@@ -69,9 +68,9 @@ def root(tmp_path: Path) -> Path:
     """A checkout with one release, which promises a field that there is no more."""
     release(tmp_path, "1.2.3")
     path = tmp_path / RELEASED / "1.2.3" / "orders.yaml"
-    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document: dict[str, Any] = from_yaml(path.read_text(encoding="utf-8"))
     document["components"]["schemas"]["OrderPlaced"]["properties"]["colour"] = {"type": "string"}
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    path.write_text(yaml_of(document), encoding="utf-8")
     return tmp_path
 
 
@@ -91,7 +90,7 @@ def test_a_release_carries_its_version(tmp_path: Path) -> None:
     release(tmp_path, "1.2.3")
     folder = tmp_path / RELEASED / "1.2.3"
     assert json.loads((folder / "openapi.json").read_text(encoding="utf-8"))["info"]["version"] == "1.2.3"
-    assert yaml.safe_load((folder / "auth.yaml").read_text(encoding="utf-8"))["info"]["version"] == "1.2.3"
+    assert from_yaml((folder / "auth.yaml").read_text(encoding="utf-8"))["info"]["version"] == "1.2.3"
 
 
 @pytest.mark.parametrize("version", ["1.2.3", "1.10.0"])
