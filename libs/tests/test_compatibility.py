@@ -369,3 +369,29 @@ def test_what_may_be_one_thing_or_another_is_compared_thing_by_thing() -> None:
     assert [*misfits({"type": "string"}, either, "note")] == []
     assert [*misfits(either, {"type": ["string", "null"]}, "note")] == []
     assert [*misfits(either, {"type": "string"}, "note")] == ["note may be null, which is not expected"]
+
+
+def test_a_body_that_may_be_left_out_may_be_added() -> None:
+    bare = changed(requests(), lambda new: post(new).pop("requestBody"))
+    optional = changed(requests(), lambda new: post(new)["requestBody"].update(required=False))
+    assert breaks_of_requests(bare, optional) == []
+
+
+def test_what_is_known_must_be_kept_however_deep_it_is() -> None:
+    rich: Json = {"type": "object", "properties": {"note": {"type": "string"}}}
+    poor: Json = {"type": "object", "properties": {}}
+    null: Json = {"type": "null"}
+    for hide in (
+        lambda schema: {"anyOf": [schema, null]},
+        lambda schema: {"type": "object", "additionalProperties": schema},
+        lambda schema: {"type": "array", "items": schema},
+    ):
+        assert [*misfits(hide(poor), hide(rich), "it")] == []
+        assert len([*misfits(hide(poor), hide(rich), "it", keep=True)]) == 1
+
+
+def test_the_type_of_a_value_is_that_of_the_values_it_may_have() -> None:
+    assert [*misfits({"const": "a"}, {"type": "string"}, "it")] == []
+    assert [*misfits({"enum": ["a", "b"]}, {"type": "string"}, "it")] == []
+    assert [*misfits({"const": 1}, {"type": "string"}, "it")] == ["it is integer, expected is string"]
+    assert [*misfits({}, {"type": "string"}, "it")] == ["it is anything, expected is string"]
