@@ -69,10 +69,11 @@ format: (_setup "dev")
     .venv/bin/ruff check --fix .
     .venv/bin/ruff format .
 
-# Generate the contracts from the code: asyncapi/
+# Generate the contracts from the code: asyncapi/; or promise them: contracts release [VERSION] [--breaking]
 [group('develop')]
-contracts: (_setup "dev")
-    @exec .venv/bin/orderly contracts
+[no-exit-message]
+contracts *args: (_setup "dev")
+    @exec .venv/bin/orderly contracts {{ args }}
 
 # Renew the locks: the newest versions that pyproject.toml allows, with hashes
 [group('develop')]

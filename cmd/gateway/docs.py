@@ -1,5 +1,6 @@
-"""The contract, and its reference page: everything the page shows comes from here, so it works without the internet."""
+"""The contracts, and their pages: everything a page shows comes from here, so it works without the internet."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -8,10 +9,10 @@ from aiohttp import web
 from gateway.api import BASE
 
 STATIC: Final = Path(__file__).parent / "static"
-ASSETS: Final = ("docs.css", "redoc.standalone.js")
-DOCUMENTS: Final = (
-    STATIC / "openapi.json",  # where a wheel has it
-    Path(__file__).parents[2] / "asyncapi" / "openapi.json",  # where a checkout has it
+ASSETS: Final = ("docs.css", "events.css", "redoc.standalone.js")
+FOLDERS: Final = (
+    STATIC / "asyncapi",  # where a wheel has the contracts
+    Path(__file__).parents[2] / "asyncapi",  # where a checkout has them
 )
 POLICY: Final = {
     "default-src": "'none'",
@@ -33,28 +34,45 @@ HEADERS: Final = {
 }
 
 
+EVENTS_HEADERS: Final = {
+    **HEADERS,
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+"""For the catalogue of events, which needs no script."""
+
+OPEN_HEADERS: Final = {**HEADERS, "Access-Control-Allow-Origin": "*"}
+"""For the AsyncAPI documents: public, and read by tools that run in browsers."""
+
+
 def add_docs(app: web.Application) -> None:
-    """Put the contract and its page into the application. Raises FileNotFoundError when the contract is not packed."""
-    document = _find_document().read_bytes()
-
-    async def show_document(_request: web.Request) -> web.Response:
-        return web.Response(body=document, content_type="application/json", headers=HEADERS)
-
-    async def show_page(_request: web.Request) -> web.FileResponse:
-        return web.FileResponse(STATIC / "docs.html", headers=HEADERS)
+    """Put the contracts and their pages into the application. Raises FileNotFoundError when one is not packed."""
+    folder = _find_contracts()
+    _serve(app, "/openapi.json", folder / "openapi.json", "application/json", HEADERS)
+    _serve(app, "/docs", STATIC / "docs.html", "text/html", HEADERS)
+    _serve(app, "/docs/", STATIC / "docs.html", "text/html", HEADERS)
+    _serve(app, "/docs/events", folder / "events.html", "text/html", EVENTS_HEADERS)
+    for document in sorted(folder.glob("*.yaml")):
+        _serve(app, f"/asyncapi/{document.name}", document, "application/yaml", OPEN_HEADERS)
 
     async def show_asset(request: web.Request) -> web.FileResponse:
         return web.FileResponse(STATIC / request.path.rpartition("/")[2], headers=HEADERS)
 
-    app.router.add_get(f"{BASE}/openapi.json", show_document)
-    app.router.add_get(f"{BASE}/docs", show_page)
-    app.router.add_get(f"{BASE}/docs/", show_page)
     for asset in ASSETS:
         app.router.add_get(f"{BASE}/docs/{asset}", show_asset)
 
 
-def _find_document() -> Path:
-    for path in DOCUMENTS:
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"the contract is neither at {DOCUMENTS[0]} nor at {DOCUMENTS[1]}; run `just contracts`")
+def _serve(app: web.Application, path: str, file: Path, content_type: str, headers: Mapping[str, str]) -> None:
+    body = file.read_bytes()
+
+    async def show(_request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
+
+    app.router.add_get(f"{BASE}{path}", show)
+
+
+def _find_contracts() -> Path:
+    for folder in FOLDERS:
+        if (folder / "openapi.json").is_file():
+            return folder
+    raise FileNotFoundError(f"the contracts are neither in {FOLDERS[0]} nor in {FOLDERS[1]}; run `just contracts`")

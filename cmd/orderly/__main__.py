@@ -7,9 +7,10 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from libs.local.servers import CannotStart
-from orderly.contracts import write_contracts
+from orderly.contracts import current_version, write_contracts
 from orderly.demo import demo
 from orderly.newman import ROOT, newman
+from orderly.releases import CannotRelease, release
 from orderly.run import run
 from orderly.settings import Settings
 from orderly.system import Plan, migrate_all
@@ -41,11 +42,22 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
         case "migrate":
             return _finish(migrate_all(Plan.of(settings, database=given.database)))
         case "contracts":
-            for path in write_contracts(ROOT):
-                print(path.relative_to(ROOT))
-            return 0
+            return _contracts(given)
         case _:
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
+
+
+def _contracts(given: argparse.Namespace) -> int:
+    try:
+        paths = write_contracts(ROOT)
+        if given.action == "release":
+            paths += release(ROOT, given.version or current_version(), breaking=given.breaking)
+    except CannotRelease as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    for path in paths:
+        print(path.relative_to(ROOT))
+    return 0
 
 
 def _finish(work: Coroutine[Any, Any, int]) -> int:
@@ -72,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     migrating = commands.add_parser("migrate", help="bring the databases up to date")
     migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
 
-    commands.add_parser("contracts", help="write the contracts of this checkout")
+    writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
+    writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")
+    writing.add_argument("version", nargs="?", help="the version to release; that of the project by default")
+    writing.add_argument("--breaking", action="store_true", help="release what breaks the version before")
 
     asking = commands.add_parser("newman", help="run the Postman collection against a running system")
     asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")

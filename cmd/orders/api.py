@@ -106,7 +106,7 @@ async def _settled(order_id: UUID, edge: OrdersEdge, *, look_first: bool) -> dom
 
 
 ROUTES = (
-    Route("POST", "/orders", place_order, {201: Order, 202: Order}, body=PlaceOrder),
+    Route("POST", "/orders", place_order, {201: Order, 202: Order}, body=PlaceOrder, headers=("Location",)),
     Route("GET", "/orders", list_orders, {200: OrderPage}, query=Page),
     Route("GET", "/orders/{order_id}", show_order, {200: Order}, refusals=("no_such_order",)),
     Route(

@@ -3,6 +3,8 @@
 from typing import ClassVar
 from uuid import UUID
 
+from pydantic import Field
+
 from libs.contracts.fact import Fact
 
 
@@ -12,8 +14,8 @@ class UserRegistered(Fact):
     type: ClassVar[str] = "auth.user.registered"
 
     user_id: UUID
-    login: str
-    email: str
-    first_name: str | None = None
-    last_name: str | None = None
-    phone: str | None = None
+    login: str = Field(examples=["ann"])
+    email: str = Field(examples=["ann@example.org"])
+    first_name: str | None = Field(None, examples=["Ann"])
+    last_name: str | None = Field(None, examples=["Miller"])
+    phone: str | None = Field(None, examples=["+49 30 1234567"])

@@ -55,7 +55,7 @@ class PaymentAccepted(Fact):
     """The price of an order was taken from the account."""
 
     type: ClassVar[str] = "billing.payment.accepted"
-    keyed_by: ClassVar[str] = "order_id"
+    keyed_by: ClassVar[tuple[str, ...]] = ("order_id",)
 
     order_id: UUID
     user_id: UUID
@@ -66,7 +66,7 @@ class PaymentDeclined(Fact):
     """The price of an order was not taken, and never will be."""
 
     type: ClassVar[str] = "billing.payment.declined"
-    keyed_by: ClassVar[str] = "order_id"
+    keyed_by: ClassVar[tuple[str, ...]] = ("order_id",)
 
     order_id: UUID
     user_id: UUID
@@ -78,7 +78,7 @@ class PaymentRefunded(Fact):
     """A cancelled order was settled: `amount` went back to the account (0.00 if nothing had been taken)."""
 
     type: ClassVar[str] = "billing.payment.refunded"
-    keyed_by: ClassVar[str] = "order_id"
+    keyed_by: ClassVar[tuple[str, ...]] = ("order_id",)
 
     order_id: UUID
     user_id: UUID

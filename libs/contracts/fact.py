@@ -18,13 +18,18 @@ class Fact(BaseModel):
     type: ClassVar[str]
     """``<service>.<entity>.<fact in the past tense>``: the subject without its last token, and `ce-type`."""
 
-    keyed_by: ClassVar[str] = "user_id"
-    """The field whose value is the subject's last token: what the fact is about."""
+    keyed_by: ClassVar[tuple[str, ...]] = ("user_id",)
+    """The field whose value is the subject's last token, what the fact is about: of several, the first that is set."""
+
+    @property
+    def key_field(self) -> str:
+        """The name of the field that says what this fact is about."""
+        return next(name for name in self.keyed_by if getattr(self, name) is not None)
 
     @property
     def key(self) -> UUID:
         """The id of what the fact is about."""
-        key: UUID = getattr(self, self.keyed_by)
+        key: UUID = getattr(self, self.key_field)
         return key
 
     @property

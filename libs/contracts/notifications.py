@@ -4,6 +4,8 @@ from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
+from pydantic import Field
+
 from libs.contracts.fact import Fact
 
 
@@ -18,17 +20,13 @@ class LetterKind(StrEnum):
 
 
 class LetterStored(Fact):
-    """A letter was written. `recipient` is absent while the address is unknown."""
+    """A letter was written: about its order, or else about its user. `recipient` is absent while it is unknown."""
 
     type: ClassVar[str] = "notifications.letter.stored"
+    keyed_by: ClassVar[tuple[str, ...]] = ("order_id", "user_id")
 
     letter_id: UUID
     user_id: UUID
     order_id: UUID | None = None
     kind: LetterKind
-    recipient: str | None = None
-
-    @property
-    def key(self) -> UUID:
-        """The order, when the letter belongs to one; otherwise the user."""
-        return self.order_id or self.user_id
+    recipient: str | None = Field(None, examples=["ann@example.org"])

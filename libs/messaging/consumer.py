@@ -213,7 +213,7 @@ async def _keep(deliveries: Sequence[Delivery]) -> None:
 def _log_handled(events: Mapping[str, Sequence[Event[Any]]], elapsed_ms: float) -> None:
     for kind, some in events.items():
         if some:
-            ids = {f"{some[0].fact.keyed_by}s": [str(event.fact.key) for event in some]}
+            ids = {f"{some[0].fact.key_field}s": [str(event.fact.key) for event in some]}
             log.info(
                 "handled",
                 type=kind,

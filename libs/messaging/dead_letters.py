@@ -6,6 +6,7 @@ from typing import Final
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.contracts.dead_letters import DeadLetter
 from libs.ids import uuid7
 from libs.messaging.bus import Delivery
 from libs.messaging.envelope import Outgoing, headers_of
@@ -49,6 +50,6 @@ async def set_aside(
     entity, about = delivery.subject.split(".")[1], delivery.subject.rsplit(".", 1)[-1]
     kind = f"{service}.dead.{entity}"
     message_id = uuid7()
-    payload = orjson.dumps({"event_id": event_id, "subject": delivery.subject, "error": detail})
+    letter = DeadLetter(event_id=event_id, subject=delivery.subject, error=detail)
     headers = headers_of(message_id, kind, trace=trace, now=now)
-    return Outgoing(message_id, f"{kind}.{about}", payload, headers, now)
+    return Outgoing(message_id, f"{kind}.{about}", letter.model_dump_json().encode(), headers, now)

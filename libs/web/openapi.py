@@ -40,6 +40,10 @@ HEADERS: Final = {
         "description": "`true` when this is the answer to an earlier request with the same `Idempotency-Key`.",
         "schema": {"type": "string", "const": "true"},
     },
+    "Location": {
+        "description": "Where to look at it.",
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
     "Retry-After": {"description": "In how many seconds to try again.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "How to prove who you are.", "schema": {"type": "string"}},
 }
@@ -190,7 +194,8 @@ class _Parts:
             "description": HTTPStatus(status).phrase,
             "content": self._json(route.answers[status], "serialization"),
         }
-        return {**answer, "headers": _header("Idempotent-Replayed")} if _takes_key(route) else answer
+        names = [*route.headers, *(["Idempotent-Replayed"] if _takes_key(route) else [])]
+        return {**answer, "headers": _headers(*names)} if names else answer
 
     def _refusal(self, status: HTTPStatus, slugs: Sequence[str]) -> Json:
         own = {"type": {"enum": [TYPE_PREFIX + slug for slug in slugs]}, "status": {"const": status.value}}
@@ -201,7 +206,7 @@ class _Parts:
             "content": {"application/problem+json": {"schema": schema, "examples": examples}},
         }
         if status in REFUSAL_HEADERS:
-            response["headers"] = _header(REFUSAL_HEADERS[status])
+            response["headers"] = _headers(REFUSAL_HEADERS[status])
         name = ".".join(slugs)
         self.responses[name] = response
         return {"$ref": f"#/components/responses/{name}"}
@@ -245,8 +250,8 @@ def _example(status: HTTPStatus, slug: str) -> Json:
     return body
 
 
-def _header(name: str) -> Json:
-    return {name: {"$ref": f"#/components/headers/{name}"}}
+def _headers(*names: str) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _refuse_twins(names: Iterable[str]) -> None:

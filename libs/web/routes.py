@@ -132,6 +132,8 @@ class Route:
     query: type[BaseModel] | None = None
     public: bool = False
     refusals: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    """What its answers carry besides; `libs.web.openapi.HEADERS` says what each of them means."""
 
     @property
     def name(self) -> str:

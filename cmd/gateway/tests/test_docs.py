@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway import docs
-from gateway.docs import DOCUMENTS, STATIC, add_docs
+from gateway.docs import FOLDERS, STATIC, add_docs
 
 MEASURED = "dcaf76612bc4a3fbcc923a8966dee2f6146a5f32e5ce1b6f02dd60cbbf89500b"
 """SHA-256 of Redoc 2.5.4's redoc.standalone.js, as its authors published it."""
@@ -28,7 +29,7 @@ async def test_the_contract_is_served_as_it_is_committed(client: TestClient[web.
     async with client.get("/client/openapi.json") as response:
         assert response.status == 200
         assert response.content_type == "application/json"
-        assert await response.read() == DOCUMENTS[1].read_bytes()
+        assert await response.read() == (FOLDERS[1] / "openapi.json").read_bytes()
         assert (await response.json())["openapi"] == "3.1.0"
 
 
@@ -103,18 +104,63 @@ async def test_nothing_else_is_served(client: TestClient[web.Request, web.Applic
         assert response.status == 404
 
 
-async def test_a_packed_contract_goes_before_one_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed, checked_out = tmp_path / "packed.json", tmp_path / "checked-out.json"
-    packed.write_text("{}")
-    checked_out.write_text("[]")
-    monkeypatch.setattr(docs, "DOCUMENTS", (packed, checked_out))
+def contracts_in(folder: Path, content: str) -> Path:
+    folder.mkdir()
+    for name in ("openapi.json", "events.html", "orders.yaml"):
+        (folder / name).write_text(content)
+    return folder
+
+
+async def test_packed_contracts_go_before_those_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, checked_out = contracts_in(tmp_path / "packed", "{}"), contracts_in(tmp_path / "checked-out", "[]")
+    monkeypatch.setattr(docs, "FOLDERS", (packed, checked_out))
     app = web.Application()
     add_docs(app)
-    async with TestClient(TestServer(app)) as client, client.get("/client/openapi.json") as response:
-        assert await response.text() == "{}"
+    async with TestClient(TestServer(app)) as client:
+        for path in ("/client/openapi.json", "/client/docs/events", "/client/asyncapi/orders.yaml"):
+            async with client.get(path) as response:
+                assert await response.text() == "{}"
 
 
-def test_a_gateway_without_its_contract_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docs, "DOCUMENTS", (tmp_path / "a.json", tmp_path / "b.json"))
+def test_a_gateway_without_its_contracts_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docs, "FOLDERS", (tmp_path / "a", tmp_path / "b"))
     with pytest.raises(FileNotFoundError, match="just contracts"):
         add_docs(web.Application())
+
+
+def test_a_wheel_packs_every_contract() -> None:
+    project = tomllib.loads((FOLDERS[1].parent / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    names = [path.name for path in FOLDERS[1].iterdir() if path.is_file()]
+    assert packed == {f"asyncapi/{name}": f"gateway/static/asyncapi/{name}" for name in names}
+
+
+async def test_the_catalogue_of_events_needs_no_script_and_nothing_from_elsewhere(
+    client: TestClient[web.Request, web.Application],
+) -> None:
+    async with client.get("/client/docs/events") as response:
+        assert response.status == 200
+        assert response.content_type == "text/html"
+        policy = response.headers["Content-Security-Policy"]
+        page = await response.text()
+    assert policy.startswith("default-src 'none'; style-src 'self';")
+    assert "<script" not in page
+    assert "script-src" not in policy
+    assert "style=" not in page
+    links = set(re.findall(r'(?:src|href)="([^"#]+)"', page)) - {"data:,"}
+    assert {"/client/docs/events.css", "/client/docs", "/client/asyncapi/billing.yaml"} <= links
+    for path in links:
+        async with client.get(path) as response:
+            assert response.status == 200, path
+    anchors = re.findall(r'href="#([^"]+)"', page)
+    assert set(anchors) <= set(re.findall(r'id="([^"]+)"', page))
+
+
+@pytest.mark.parametrize("service", ["auth", "profiles", "billing", "orders", "notifications"])
+async def test_the_events_of_a_service_are_described_for_any_tool(
+    client: TestClient[web.Request, web.Application], service: str
+) -> None:
+    async with client.get(f"/client/asyncapi/{service}.yaml") as response:
+        assert response.content_type == "application/yaml"
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert await response.read() == (FOLDERS[1] / f"{service}.yaml").read_bytes()

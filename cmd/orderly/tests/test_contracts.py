@@ -11,26 +11,29 @@ from gateway.api import BASE, DOORS
 from libs.errors import Kind
 from libs.web.openapi import STATUSES
 from libs.web.problems import STATUSES as STATUSES_OF_KINDS
-from orderly.contracts import OPENAPI, openapi_document, text_of, write_contracts
-from orderly.services import SERVICES
+from orderly.contracts import FOLDER, contracts, openapi_document, write_contracts
+from orderly.services import NAMES, SERVICES
 
 ROOT = Path(__file__).parents[3]
 ROUTES = [route for service in SERVICES for route in service.routes]
 
 
-def test_the_committed_contract_is_what_the_code_says() -> None:
-    committed = (ROOT / OPENAPI).read_text(encoding="utf-8")
-    assert committed == text_of(openapi_document()), f"{OPENAPI} is not what the code says; run `just contracts`"
+@pytest.mark.parametrize(("name", "text"), contracts().items(), ids=[*contracts()])
+def test_the_committed_contracts_are_what_the_code_says(name: str, text: str) -> None:
+    committed = (ROOT / FOLDER / name).read_text(encoding="utf-8")
+    assert committed == text, f"asyncapi/{name} is not what the code says; run `just contracts`"
 
 
 def test_contracts_are_written_the_same_way_every_time(tmp_path: Path) -> None:
-    [path] = write_contracts(tmp_path)
-    first = path.read_bytes()
-    assert path == tmp_path / "asyncapi" / "openapi.json"
-    assert write_contracts(tmp_path) == [path]
-    assert path.read_bytes() == first
-    assert first.endswith(b"\n}\n")
-    assert b"\r" not in first
+    paths = write_contracts(tmp_path)
+    first = [path.read_bytes() for path in paths]
+    assert [path.name for path in paths] == [*(f"{name}.yaml" for name in NAMES), "openapi.json", "events.html"]
+    assert {path.parent for path in paths} == {tmp_path / "asyncapi"}
+    assert write_contracts(tmp_path) == paths
+    assert [path.read_bytes() for path in paths] == first
+    for text in first:
+        assert text.endswith(b"\n")
+        assert b"\r" not in text
 
 
 def test_the_contract_is_openapi_3_1() -> None:
@@ -68,7 +71,7 @@ def test_every_route_is_in_the_contract() -> None:
     assert set(paths) >= OWN
 
 
-OWN = {f"{BASE}/health/", f"{BASE}/openapi.json", f"{BASE}/docs"}
+OWN = {f"{BASE}/{path}" for path in ("health/", "openapi.json", "docs", "docs/events", "asyncapi/{service}.yaml")}
 
 
 def test_every_route_is_behind_a_door_that_asks_for_a_token_when_the_contract_says_so() -> None:

@@ -10,12 +10,18 @@ from uuid import UUID
 import aiohttp
 import pytest
 import pytest_asyncio
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
+from libs.ids import uuid7
 from libs.tests.eventually import eventually
+from orderly.credentials import ensure_credentials
 from orderly.newman import newman
+from orderly.services import NAMES, SERVICES
 from orderly.story import Step, Story
 from orderly.system import System
 from orderly.tail import EVERYTHING, Seen, watching
+from orderly.tests.documents import committed, deviations
 from orderly.tests.systems import Customer, customers, running_system
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -68,8 +74,6 @@ async def test_one_subject_shows_the_life_of_an_order(system: System) -> None:
 
 
 async def test_every_event_of_an_order_carries_the_trace_of_its_request(system: System) -> None:
-    from nats.aio.client import Client  # noqa: PLC0415 - only here are headers looked at
-
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     client, headers = Client(), []
     await client.connect(system.nats_url)
@@ -90,6 +94,62 @@ async def test_every_event_of_an_order_carries_the_trace_of_its_request(system: 
         assert head["Nats-Msg-Id"] == head["ce-id"]
         assert UUID(head["ce-id"]).version == 7
         assert head["ce-source"].startswith("/")
+
+
+async def test_what_flows_is_what_the_contracts_say(system: System) -> None:
+    flowing: list[Msg] = []
+
+    async def keep(message: Msg) -> None:
+        if not message.subject.startswith("$"):  # the server's own notices
+            flowing.append(message)
+
+    seen: list[Seen] = []
+    async with watching(system.nats_url, EVERYTHING, seen.append) as client, customers(system) as customer:
+        await client.subscribe("*.*.*.*", cb=keep)
+        await client.flush()
+        ann = await customer().arrive("100")
+        _ = [step async for step in Story(ann.session, system.url, seen).play()]
+        _, order = await ann.order("60")
+        await ann.call("POST", f"/orders/{order['id']}/cancel")
+        await ann.call("POST", "/billing/withdrawals", {"amount": "40"})
+        await ann.call("PUT", f"/profiles/{ann.login}", {"phone": "+49 30 1234"})
+        # Several at once are stored as one batch, which adds headers.
+        await asyncio.gather(*(ann.call("POST", "/notifications", {"subject": "x", "body": "y"}) for _ in range(50)))
+        unreadable = await _state_something_unreadable(system)
+        wanted = {fact.type for service in SERVICES for fact in service.publishes}
+        wanted |= {f"{name}.dead.user" for name in ("profiles", "billing", "notifications")}
+        await eventually(lambda: wanted <= {message.subject.rsplit(".", 1)[0] for message in flowing})
+    assert any("Nats-Batch-Commit" in (message.headers or {}) for message in flowing)
+    for message in flowing:
+        if message.subject != unreadable:
+            assert deviations(message.subject, message.headers or {}, message.data) == [], message.subject
+
+
+async def _state_something_unreadable(system: System) -> str:
+    """Have auth state what nobody can read; return where."""
+    credentials = ensure_credentials(system.plan.data_dir / "keys")
+    subject = f"auth.user.registered.{uuid7()}"
+    client = Client()
+    await client.connect(system.nats_url, user="auth", password=credentials.nats["auth"])
+    await client.publish(subject, b"{}")
+    await client.flush()
+    await client.close()
+    return subject
+
+
+async def test_streams_and_durables_are_what_the_contracts_say(system: System) -> None:
+    async with watching(system.nats_url, EVERYTHING, lambda _: None) as client:
+        jetstream = client.jetstream()
+        for name in NAMES:
+            for operation in committed(name)["operations"].values():
+                said = operation["bindings"]["nats"]["x-jetstream"]
+                if "durable_name" in said:
+                    there = (await jetstream.consumer_info(said["stream"], said["durable_name"])).config
+                else:
+                    there = (await jetstream.stream_info(said["stream"])).config
+                for key, value in said.items():
+                    if key != "stream":
+                        assert getattr(there, key.removesuffix("_s")) == value, (name, key)
 
 
 async def test_a_burst_of_orders_is_worked_off_in_batches_and_the_books_balance(system: System) -> None:
@@ -114,6 +174,16 @@ async def test_one_key_at_a_time_has_one_effect(system: System) -> None:
         assert await ann.audit() == {"confirmed": 1}
         status, problem = await ann.order("11", **headers)
         assert (status, problem["type"]) == (422, "/problems/idempotency_key_reused")
+
+
+async def test_an_order_is_where_its_location_says(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("10")
+        headers = {"Authorization": f"Bearer {ann.token}"}
+        async with ann.session.post(f"{system.url}/client/orders", json={"price": "10"}, headers=headers) as response:
+            location, order = response.headers["Location"], await response.json()
+        async with ann.session.get(f"{system.url}{location}", headers=headers) as response:
+            assert await response.json() == order
 
 
 async def test_a_refusal_is_replayed_and_says_so(system: System) -> None:

@@ -1,5 +1,6 @@
 """Field types of requests: what they let through, and what never reaches a database or a mail header."""
 
+import re
 from typing import Any
 
 import pytest
@@ -51,6 +52,16 @@ def test_control_characters_and_line_breaks_are_refused(field: str, place: str) 
 def test_several_lines_may_contain_breaks_and_tabs_and_no_other_control_character() -> None:
     allowed = {code for code in CONTROLS if takes("lines", f"a{chr(code)}b")}
     assert allowed == {ord("\n"), ord("\t"), 0x2028, 0x2029}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_schema_says_what_is_let_through(field: str) -> None:
+    pattern = re.compile(FIELDS[field].json_schema()["pattern"])
+    good = GOOD[field]
+    for code in {*range(0x300), *CONTROLS, 0x3000, 0x1F642}:
+        for text in (good[:3] + chr(code) + good[3:], good + chr(code) + good):
+            said = pattern.fullmatch(text) is not None
+            assert said == takes(field, text), f"{code:#x}"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The document says what the routes do: their inputs, their answers, and every way in which they refuse."""
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -149,6 +150,15 @@ def test_every_post_but_the_login_takes_an_idempotency_key_and_says_when_it_is_r
     for route in (LIST, LOG_IN):
         assert key not in operation(route).get("parameters", [])
         assert "headers" not in operation(route)["responses"]["200"]
+
+
+def test_an_answer_carries_the_headers_that_its_line_names() -> None:
+    buy = replace(BUY, headers=("Location",))
+    for status in buy.answers:
+        assert operation(buy)["responses"][str(status)]["headers"] == {
+            name: {"$ref": f"#/components/headers/{name}"} for name in ("Location", "Idempotent-Replayed")
+        }
+    assert list(operation(replace(LIST, headers=("Location",)))["responses"]["200"]["headers"]) == ["Location"]
 
 
 def test_a_route_refuses_with_what_its_line_names_and_with_what_befalls_its_kind() -> None:
