@@ -26,6 +26,13 @@ run *args: (_setup "local")
 tail *subject: (_setup "local")
     @exec .venv/bin/orderly tail {{ if subject == "" { "" } else { quote(subject) } }}
 
+# Attend to messages that were set aside: dead list | show ID | replay ID… | discard ID… --reason TEXT
+[group('run')]
+[no-exit-message]
+[positional-arguments]
+dead *args: (_setup "local")
+    @exec .venv/bin/orderly dead "$@"
+
 # Bring the databases up to date without running anything: migrate [sqlite|postgres]
 [group('run')]
 [no-exit-message]

@@ -1,4 +1,4 @@
-"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``, ``contracts``, ``newman``."""
+"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``, ``dead``, ``contracts``, ``newman``."""
 
 import argparse
 import asyncio
@@ -8,6 +8,8 @@ from typing import Any
 
 from libs.local.servers import CannotStart
 from orderly.contracts import write_contracts
+from orderly.dead import add_parser as add_dead
+from orderly.dead import dead
 from orderly.demo import demo
 from orderly.newman import ROOT, newman
 from orderly.run import run
@@ -31,25 +33,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _perform(given: argparse.Namespace, settings: Settings) -> int:
     match given.command:
-        case "run":
-            plan = Plan.of(settings, database=given.database, replicas=given.replicas)
-            return _finish(run(plan, reload=given.reload))
-        case "demo":
-            return _finish(demo(Plan.of(settings, database="sqlite")))
-        case "tail":
-            return _finish(tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject))
-        case "migrate":
-            return _finish(migrate_all(Plan.of(settings, database=given.database)))
         case "contracts":
             for path in write_contracts(ROOT):
                 print(path.relative_to(ROOT))
             return 0
-        case _:
+        case "newman":
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
+        case _:
+            return asyncio.run(_work(given, settings))
 
 
-def _finish(work: Coroutine[Any, Any, int]) -> int:
-    return asyncio.run(work)
+def _work(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int]:
+    """Begin what takes a while."""
+    match given.command:
+        case "run":
+            plan = Plan.of(settings, database=given.database, replicas=given.replicas)
+            return run(plan, reload=given.reload)
+        case "demo":
+            return demo(Plan.of(settings, database="sqlite"))
+        case "tail":
+            return tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject)
+        case "migrate":
+            return migrate_all(Plan.of(settings, database=given.database))
+        case _:
+            return dead(given, settings)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     migrating = commands.add_parser("migrate", help="bring the databases up to date")
     migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
 
+    add_dead(commands)
     commands.add_parser("contracts", help="write the contracts of this checkout")
 
     asking = commands.add_parser("newman", help="run the Postman collection against a running system")

@@ -94,10 +94,10 @@ def event_id_of(delivery: Delivery) -> str:
     return f"{delivery.stream}/{delivery.sequence}"
 
 
-def id_of(event_id: str, subject: str, payload: bytes) -> str:
-    """Name a dead letter: the same for a message that is delivered again, also by a stream that was made anew,
-    and another for another message that claims the same event id."""
-    return hashlib.sha256(f"{event_id}\0{subject}\0".encode() + payload).hexdigest()[:32]
+def id_of(service: str, event_id: str, subject: str, payload: bytes) -> str:
+    """Name a dead letter of a service: the same for a message that is delivered again, also by a stream that was
+    made anew, and another for another message that claims the same event id."""
+    return hashlib.sha256(f"{service}\0{event_id}\0{subject}\0".encode() + payload).hexdigest()[:32]
 
 
 def described(error: BaseException) -> str:
@@ -113,7 +113,7 @@ async def set_aside(
     trace = Trace.parse(delivery.headers.get("traceparent"))
     detail = described(error)
     row = {
-        "id": id_of(event_id, delivery.subject, delivery.payload),
+        "id": id_of(service, event_id, delivery.subject, delivery.payload),
         "event_id": event_id,
         "subject": delivery.subject,
         "payload": delivery.payload,

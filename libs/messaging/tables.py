@@ -51,7 +51,7 @@ streams = Table(
 dead_letters = Table(
     "dead_letters",
     METADATA,
-    Column("id", String(32), primary_key=True, comment="hash of event id, subject and payload"),
+    Column("id", String(32), primary_key=True, comment="hash of service, event id, subject and payload"),
     Column("event_id", Text, nullable=False, comment="ce-id; stream/sequence when the message has none"),
     Column("subject", Text, nullable=False),
     Column("payload", LargeBinary, nullable=False),

@@ -69,7 +69,7 @@ class Desk:
         given = Given(sent.subject, sent.payload if payload is None else payload, sent.headers)
         async with self.units.begin() as work:
             await dead_letters.set_aside(work.connection, "billing", given, ValueError("no"), work.now)
-        return id_of(str(sent.id), given.subject, given.payload)
+        return id_of("billing", str(sent.id), given.subject, given.payload)
 
     async def attended(self) -> bool:
         (letter,) = await rows(self.database, table)

@@ -1,6 +1,6 @@
 """Dead letters get an id of their own, since two messages may carry one event id; and acts: who attended to which."""
 
-import hashlib
+from uuid import uuid4
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,7 +21,7 @@ def upgrade() -> None:
         op.execute("alter table dead_letters_before drop constraint dead_letters_pkey")
     op.create_table(
         "dead_letters",
-        sa.Column("id", sa.String(32), primary_key=True, comment="hash of event id, subject and payload"),
+        sa.Column("id", sa.String(32), primary_key=True, comment="hash of service, event id, subject and payload"),
         sa.Column("event_id", sa.Text, nullable=False, comment="ce-id; stream/sequence when the message has none"),
         sa.Column("subject", sa.Text, nullable=False),
         sa.Column("payload", sa.LargeBinary, nullable=False),
@@ -55,7 +55,7 @@ def upgrade() -> None:
 
 
 def _copy() -> None:
-    """Move what is there, a step at a time; the ids are those that `libs.messaging.dead_letters` gives."""
+    """Move what is there, a step at a time; no migration knows its service, so the ids are random."""
     connection = op.get_bind()
     columns = [
         sa.column(name, kind)
@@ -79,10 +79,5 @@ def _copy() -> None:
         rows = [dict(row) for row in connection.execute(query).mappings()]
         if not rows:
             return
-        connection.execute(sa.insert(after), [{"id": _id_of(row), **row} for row in rows])
+        connection.execute(sa.insert(after), [{"id": uuid4().hex, **row} for row in rows])
         last = rows[-1]["event_id"]
-
-
-def _id_of(row: dict[str, object]) -> str:
-    parts = f"{row['event_id']}\0{row['subject']}\0".encode() + bytes(row["payload"])  # type: ignore[call-overload] # bytes it is
-    return hashlib.sha256(parts).hexdigest()[:32]
