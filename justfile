@@ -81,6 +81,13 @@ format: (_setup "dev")
 contracts: (_setup "dev")
     @exec .venv/bin/orderly contracts
 
+# Show who states and who handles each fact, and where in the code: trace ['fact'] [--mermaid | --write]
+[group('develop')]
+[no-exit-message]
+[positional-arguments]
+trace *args: (_setup "dev")
+    @exec .venv/bin/orderly trace "$@"
+
 # Renew the locks: the newest versions that pyproject.toml allows, with hashes
 [group('develop')]
 lock:

@@ -1,4 +1,4 @@
-"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``, ``dead``, ``contracts``, ``newman``."""
+"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``dead``, ``trace`` and the rest, as ``--help`` says."""
 
 import argparse
 import asyncio
@@ -11,6 +11,7 @@ from orderly.contracts import write_contracts
 from orderly.dead import add_parser as add_dead
 from orderly.dead import dead
 from orderly.demo import demo
+from orderly.flow_view import trace
 from orderly.newman import ROOT, newman
 from orderly.run import run
 from orderly.settings import Settings
@@ -37,6 +38,8 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
             for path in write_contracts(ROOT):
                 print(path.relative_to(ROOT))
             return 0
+        case "trace":
+            return trace(given.fact, mermaid=given.mermaid, write=given.write)
         case "newman":
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
         case _:
@@ -81,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
 
     add_dead(commands)
     commands.add_parser("contracts", help="write the contracts of this checkout")
+
+    tracing = commands.add_parser("trace", help="show who states and who handles each fact, and where in the code")
+    tracing.add_argument("fact", nargs="?", help="only what follows from this, like orders.order.placed or 'billing.>'")
+    tracing.add_argument("--mermaid", action="store_true", help="as a Mermaid diagram")
+    tracing.add_argument("--write", action="store_true", help="write docs/trace.md")
 
     asking = commands.add_parser("newman", help="run the Postman collection against a running system")
     asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")
