@@ -85,7 +85,7 @@ contracts: (_setup "dev")
 [group('develop')]
 [no-exit-message]
 [positional-arguments]
-trace *args: (_setup "dev")
+trace *args: (_setup "local")
     @exec .venv/bin/orderly trace "$@"
 
 # Renew the locks: the newest versions that pyproject.toml allows, with hashes

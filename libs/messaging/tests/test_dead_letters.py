@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+import libs.service
 from libs.local.servers import Postgres
 from libs.messaging import dead_letters
+from libs.messaging.attending import LeftToTheSweep
 from libs.messaging.dead_letters import RETENTION, Act, CannotAttend, Deed, Wanted, id_of
 from libs.messaging.tables import dead_letter_acts
 from libs.messaging.tables import dead_letters as table
 from libs.messaging.tests.stage import rows
+from libs.messaging.unit import Units
 from libs.storage import Database, migrations
 from libs.storage.migrations import migrate
 
@@ -129,6 +132,18 @@ async def test_one_attended_to_long_ago_is_pruned_with_its_acts_and_no_other_eve
     assert [await prune() for _ in range(3)] == [1, 1, 0]
     assert {row.id for row in await rows(database, table)} == {three, unattended}
     assert {row.dead_letter for row in await rows(database, dead_letter_acts)} == {three, unattended}
+
+
+async def test_every_service_prunes_by_itself(database: Database) -> None:
+    (letter_id,) = await kept(database, Given())
+    await act(database, letter_id, Deed.REPLAYED, datetime.now(UTC) - RETENTION - timedelta(days=1))
+    units = Units(database, lambda connection: connection, LeftToTheSweep())
+
+    for chore in libs.service._PRUNING:
+        async with units.begin() as unit:
+            assert not await chore.work(unit)
+
+    assert await rows(database, table) == []
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
