@@ -26,6 +26,13 @@ run *args: (_setup "local")
 tail *subject: (_setup "local")
     @exec .venv/bin/orderly tail {{ if subject == "" { "" } else { quote(subject) } }}
 
+# Attend to messages that were set aside: dead list | show ID | replay ID… | discard ID… --reason TEXT
+[group('run')]
+[no-exit-message]
+[positional-arguments]
+dead *args: (_setup "local")
+    @exec .venv/bin/orderly dead "$@"
+
 # Bring the databases up to date without running anything: migrate [sqlite|postgres]
 [group('run')]
 [no-exit-message]
@@ -74,6 +81,13 @@ format: (_setup "dev")
 [no-exit-message]
 contracts *args: (_setup "dev")
     @exec .venv/bin/orderly contracts {{ args }}
+
+# Show who states and who handles each fact, and where in the code: trace ['fact'] [--mermaid | --write]
+[group('develop')]
+[no-exit-message]
+[positional-arguments]
+trace *args: (_setup "local")
+    @exec .venv/bin/orderly trace "$@"
 
 # Renew the locks: the newest versions that pyproject.toml allows, with hashes
 [group('develop')]

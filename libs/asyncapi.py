@@ -14,7 +14,8 @@ from pydantic.json_schema import GenerateJsonSchema, NoDefault, models_json_sche
 from libs.contracts import Fact, publisher_of, stream_of
 from libs.contracts.dead_letters import DeadLetter
 from libs.messaging.consumer import Listens, durables
-from libs.messaging.jetstream import ACK_WAIT_S, MAX_ACK_PENDING, MAX_AGE_S
+from libs.messaging.durable import ACK_WAIT_S, MAX_ACK_PENDING
+from libs.messaging.jetstream import MAX_AGE_S
 from libs.service import Service
 
 Json: TypeAlias = dict[str, Any]

@@ -23,7 +23,7 @@ from typing_extensions import TypeVar
 
 from libs import logs
 from libs.contracts import Fact
-from libs.messaging import outbox
+from libs.messaging import dead_letters, outbox
 from libs.messaging.awaiting import Awaits
 from libs.messaging.bus import Bus
 from libs.messaging.consumer import Consumer, Listens, durables
@@ -261,7 +261,14 @@ async def prune_keys(unit: Unit[Any]) -> bool:
     return await commands.prune(unit.connection, now=unit.now, limit=PRUNED_AT_ONCE) == PRUNED_AT_ONCE
 
 
-_PRUNING: Final[tuple[Chore[Any], ...]] = (Chore(prune_outbox, every_s=60.0), Chore(prune_keys, every_s=60.0))
+async def prune_dead_letters(unit: Unit[Any]) -> bool:
+    """Delete dead letters that were attended to long ago, in small steps that nobody feels."""
+    return await dead_letters.prune(unit.connection, now=unit.now, limit=PRUNED_AT_ONCE) == PRUNED_AT_ONCE
+
+
+_PRUNING: Final[tuple[Chore[Any], ...]] = tuple(
+    Chore(prune, every_s=60.0) for prune in (prune_outbox, prune_keys, prune_dead_letters)
+)
 
 
 def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

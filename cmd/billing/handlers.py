@@ -99,7 +99,7 @@ async def on_orders_cancelled(events: Sequence[Event[OrderCancelled]], unit: Bil
     await unit.store.record(journal.wallets, journal.transfers)
     again = [refund for refund in refunded.values() if asked[refund.order_id].restated]
     for payment in tombstones.values():
-        unit.publish(_answer(payment), cause=asked[payment.order_id])
+        unit.publish(_not_taken(payment), cause=asked[payment.order_id])
     for refund in (*refunds, *again):
         unit.publish(_refunded(refund), cause=asked[refund.order_id])
 
@@ -150,6 +150,10 @@ def _one_each(events: Sequence[Event[QuestionT]]) -> dict[UUID, Event[QuestionT]
 def _answer(payment: Payment) -> facts.PaymentAccepted | facts.PaymentDeclined:
     if payment.outcome is PaymentOutcome.ACCEPTED:
         return facts.PaymentAccepted(order_id=payment.order_id, user_id=payment.user_id, amount=payment.amount_minor)
+    return _not_taken(payment)
+
+
+def _not_taken(payment: Payment) -> facts.PaymentDeclined:
     return facts.PaymentDeclined(
         order_id=payment.order_id,
         user_id=payment.user_id,

@@ -1,4 +1,4 @@
-"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``, ``contracts``, ``newman``."""
+"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``dead``, ``trace`` and the rest, as ``--help`` says."""
 
 import argparse
 import asyncio
@@ -8,7 +8,10 @@ from typing import Any
 
 from libs.local.servers import CannotStart
 from orderly.contracts import current_version, write_contracts
+from orderly.dead import add_parser as add_dead
+from orderly.dead import dead
 from orderly.demo import demo
+from orderly.flow_view import trace
 from orderly.newman import ROOT, newman
 from orderly.releases import CannotRelease, release
 from orderly.run import run
@@ -32,19 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _perform(given: argparse.Namespace, settings: Settings) -> int:
     match given.command:
-        case "run":
-            plan = Plan.of(settings, database=given.database, replicas=given.replicas)
-            return _finish(run(plan, reload=given.reload))
-        case "demo":
-            return _finish(demo(Plan.of(settings, database="sqlite")))
-        case "tail":
-            return _finish(tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject))
-        case "migrate":
-            return _finish(migrate_all(Plan.of(settings, database=given.database)))
         case "contracts":
             return _contracts(given)
-        case _:
+        case "trace":
+            return trace(given.fact, mermaid=given.mermaid, write=given.write)
+        case "newman":
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
+        case _:
+            return asyncio.run(_work(given, settings))
 
 
 def _contracts(given: argparse.Namespace) -> int:
@@ -60,8 +58,20 @@ def _contracts(given: argparse.Namespace) -> int:
     return 0
 
 
-def _finish(work: Coroutine[Any, Any, int]) -> int:
-    return asyncio.run(work)
+def _work(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int]:
+    """Begin what takes a while."""
+    match given.command:
+        case "run":
+            plan = Plan.of(settings, database=given.database, replicas=given.replicas)
+            return run(plan, reload=given.reload)
+        case "demo":
+            return demo(Plan.of(settings, database="sqlite"))
+        case "tail":
+            return tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject)
+        case "migrate":
+            return migrate_all(Plan.of(settings, database=given.database))
+        case _:
+            return dead(given, settings)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,10 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     migrating = commands.add_parser("migrate", help="bring the databases up to date")
     migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
 
+    add_dead(commands)
     writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
     writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")
     writing.add_argument("version", nargs="?", help="the version to release; that of the project by default")
     writing.add_argument("--breaking", action="store_true", help="release what breaks the version before")
+
+    tracing = commands.add_parser("trace", help="show who states and who handles each fact, and where in the code")
+    tracing.add_argument("fact", nargs="?", help="only what follows from this, like orders.order.placed or 'billing.>'")
+    tracing.add_argument("--mermaid", action="store_true", help="as a Mermaid diagram")
+    tracing.add_argument("--write", action="store_true", help="write docs/trace.md")
 
     asking = commands.add_parser("newman", help="run the Postman collection against a running system")
     asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")

@@ -30,8 +30,8 @@ def ensure_credentials(folder: Path) -> Credentials:
     private, public, rest = folder / "jwt-private.pem", folder / "jwt-public.pem", folder / "passwords.json"
     if not private.exists():
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        _write(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        _write(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        write_private(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        write_private(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     known = json.loads(rest.read_text()) if rest.exists() else {}
     made = {
         "fingerprint_key": known.get("fingerprint_key") or secrets.token_hex(32),
@@ -40,11 +40,11 @@ def ensure_credentials(folder: Path) -> Credentials:
         "postgres": {name: secrets.token_hex(16) for name in NAMES} | known.get("postgres", {}),
     }
     if made != known:
-        _write(rest, json.dumps(made, indent=2).encode())
+        write_private(rest, json.dumps(made, indent=2).encode())
     return Credentials(private_key=private, public_keys=public, **made)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner can ever read, whole or not at all."""
     new = path.with_suffix(".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -17,6 +17,7 @@ from libs.messaging.consumer import durables
 from libs.messaging.rights import observer_permissions, permissions_of
 from libs.storage import Database
 from libs.storage.migrations import migrate
+from orderly import databases
 from orderly.credentials import Credentials, ensure_credentials
 from orderly.services import NAMES, SERVICES
 from orderly.settings import Settings
@@ -102,6 +103,7 @@ class System:
         self._check_ports()
         try:
             await asyncio.gather(self.start_nats(), self.migrate())
+            databases.announce(self.plan.data_dir, self._urls)
             for name in NAMES:
                 self._ports[name] = [free_port() for _ in range(self.plan.replicas)]
             await asyncio.gather(*(self.supervisor.start(program) for program in self._programs()))
@@ -122,6 +124,7 @@ class System:
         await self.supervisor.stop([label for label in labels if label not in ("nats", "postgres")])
         await self.supervisor.stop(["nats"])
         await self.supervisor.stop(["postgres"])
+        databases.withdraw(self.plan.data_dir)
 
     async def healthy(self, *, within_s: float) -> None:
         """Wait until ``/client/health/`` is OK. Raises `CannotStart` with the names of those that are not."""
@@ -156,8 +159,7 @@ class System:
         missing = [name for name in NAMES if name not in plan.database_urls]
         self._urls = dict(plan.database_urls)
         if plan.database == "sqlite":
-            folder = plan.data_dir / "sqlite"
-            self._urls |= {name: f"sqlite:///{folder / name}.db" for name in missing}
+            self._urls |= {name: f"sqlite:///{databases.sqlite_file(plan.data_dir, name)}" for name in missing}
         elif missing:
             await self._start_postgres(missing)
 

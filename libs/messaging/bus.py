@@ -37,6 +37,14 @@ class Durable:
     subjects: tuple[str, ...]
 
 
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subject is among those a NATS pattern means: ``*`` is one token, ``>`` one or more at the end."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">" and len(tokens) >= len(wanted):
+        wanted, tokens = wanted[:-1], tokens[: len(wanted) - 1]
+    return len(wanted) == len(tokens) and all(want in ("*", token) for want, token in zip(wanted, tokens, strict=True))
+
+
 class Delivery(Protocol):
     """One message handed to one consumer, until it is acknowledged, given back, or its `ack_wait` is over."""
 

@@ -49,6 +49,29 @@ def durables(service: str, table: Sequence[Listens[Any]]) -> list[Durable]:
     return [Durable(stream, service, tuple(wanted)) for stream, wanted in subjects.items()]
 
 
+def table_of(lines: Sequence[Listens[StoreT]]) -> dict[str, Listens[StoreT]]:
+    """Look lines of a service's table up by the type of their fact."""
+    return {line.fact.type: line for line in lines}
+
+
+def read_event(
+    table: Mapping[str, Listens[Any]], subject: str, payload: bytes, headers: Mapping[str, str]
+) -> Event[Any]:
+    """Read a message as one of the facts of `table`. Raises `Refusal` (never transient) if it is none."""
+    line = table.get(subject.rsplit(".", 1)[0])
+    if line is None:  # the consumer's filter lets nothing else through; believe the subject all the same
+        raise _unknown(subject)
+    event = open_envelope(line.fact, payload, headers)
+    if event.fact.subject != subject:
+        raise _unknown(subject)
+    return event
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a handler may take the same message when it is tried again, unchanged: then it is not its fault."""
+    return is_transient(error) or (isinstance(error, Refusal) and error.transient)
+
+
 class Consumer(Generic[StoreT]):
     """Pulls from one durable consumer and hands batches to the handlers of its types."""
 
@@ -63,7 +86,7 @@ class Consumer(Generic[StoreT]):
     ) -> None:
         self._service = service
         self._durable = durable
-        self._table = {line.fact.type: line for line in table}
+        self._table = table_of(table)
         self._units = units
         self._batch_limit = batch_limit
         self._stopping = asyncio.Event()
@@ -109,7 +132,7 @@ class Consumer(Generic[StoreT]):
                 await self._handle(batch)
             except Exception as error:  # noqa: BLE001 - one bad message stops nobody
                 too_much = isinstance(error, DeadlineExceeded) and len(batch) > 1
-                if _transient(error) and not too_much:
+                if is_passing(error) and not too_much:
                     # Not the messages' fault: pause, and spend no deliveries on it.
                     log.warning("consumer pauses", stream=self._durable.stream, batch=len(batch), error=str(error))
                     await asyncio.sleep(PAUSE_S)
@@ -150,7 +173,7 @@ class Consumer(Generic[StoreT]):
         events: dict[str, list[Event[Any]]] = {name: [] for name in self._table}
         for delivery in batch:
             try:
-                event = self._read(delivery)
+                event = read_event(self._table, delivery.subject, delivery.payload, delivery.headers)
             except Refusal as refusal:
                 unreadable.append((delivery, refusal))
             else:
@@ -171,16 +194,6 @@ class Consumer(Generic[StoreT]):
                 if events[name]:
                     await line.handler(events[name], unit)
 
-    def _read(self, delivery: Delivery) -> Event[Any]:
-        kind = delivery.subject.rsplit(".", 1)[0]
-        line = self._table.get(kind)
-        if line is None:  # the consumer's filter lets nothing else through; believe the subject all the same
-            raise _unknown(delivery.subject)
-        event = open_envelope(line.fact, delivery.payload, delivery.headers)
-        if event.fact.subject != delivery.subject:
-            raise _unknown(delivery.subject)
-        return event
-
     async def _set_aside(self, delivery: Delivery, error: Exception) -> None:
         async with self._units.begin() as unit:
             announcement = await dead_letters.set_aside(unit.connection, self._service, delivery, error, unit.now)
@@ -199,10 +212,6 @@ class Consumer(Generic[StoreT]):
 def _unknown(subject: str) -> Refusal:
     """Make the refusal of a message whose subject and content do not belong together."""
     return Refusal("unknown_message", f"{subject} does not carry what its subject says", Kind.MALFORMED)
-
-
-def _transient(error: Exception) -> bool:
-    return is_transient(error) or (isinstance(error, Refusal) and error.transient)
 
 
 async def _keep(deliveries: Sequence[Delivery]) -> None:

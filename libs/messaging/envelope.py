@@ -81,7 +81,7 @@ def open_envelope(fact_type: type[FactT], payload: bytes, headers: Mapping[str, 
             FieldError(".".join(str(part) for part in problem["loc"]), problem["msg"])
             for problem in error.errors(include_url=False, include_input=False)
         ]
-        detail = "; ".join(f"{field.field}: {field.detail}" for field in fields)
+        detail = "; ".join(": ".join(filter(None, (field.field, field.detail))) for field in fields)
         raise Refusal("unreadable_message", f"not a {fact_type.type}: {detail}", Kind.MALFORMED, fields) from error
     except (ValueError, OverflowError) as error:
         raise Refusal("unreadable_message", f"ce-time: {error}", Kind.MALFORMED) from error

@@ -42,12 +42,20 @@ class JetStreamSettings:
 
 
 class _Client(Client):
-    """nats-py's client, whose read loop would end at a subject that is not UTF-8, and nothing be heard again."""
+    """nats-py's client, whose read loop would end at a subject that is not UTF-8, or at headers cut short or with a
+    status that is no text, and nothing be heard again. Such headers are none."""
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Msg | None:
         readable = subject.decode(errors="replace").encode()
         message: Msg | None = super()._build_message(sid, readable, reply, data, headers)
         return message
+
+    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
+        try:
+            read: dict[str, str] | None = await super()._process_headers(headers)
+        except (IndexError, UnicodeDecodeError):
+            return None
+        return read
 
 
 class JetStream:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from libs.contracts import stream_of
-from libs.messaging.bus import BusUnavailable, Delivery, Durable, StreamForgot, StreamState
+from libs.messaging.bus import BusUnavailable, Delivery, Durable, StreamForgot, StreamState, matches
 from libs.messaging.envelope import Outgoing
 
 Hear = Callable[[str], Awaitable[None] | None]
@@ -166,14 +166,6 @@ class MemoryBus:
                 hearing = hear(subject)
                 if hearing is not None:
                     await hearing
-
-
-def matches(pattern: str, subject: str) -> bool:
-    """Whether a subject is among those a NATS pattern means: ``*`` is one token, ``>`` one or more at the end."""
-    wanted, tokens = pattern.split("."), subject.split(".")
-    if wanted[-1] == ">" and len(tokens) >= len(wanted):
-        wanted, tokens = wanted[:-1], tokens[: len(wanted) - 1]
-    return len(wanted) == len(tokens) and all(want in ("*", token) for want, token in zip(wanted, tokens, strict=True))
 
 
 @dataclass(slots=True)

@@ -1,6 +1,19 @@
 """The tables every service with a place on the bus has."""
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, Uuid
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    Uuid,
+)
 
 from libs.storage import Timestamp
 
@@ -38,7 +51,8 @@ streams = Table(
 dead_letters = Table(
     "dead_letters",
     METADATA,
-    Column("event_id", Text, primary_key=True, comment="ce-id; stream/sequence when the message has none"),
+    Column("id", String(32), primary_key=True, comment="hash of service, event id, subject and payload"),
+    Column("event_id", Text, nullable=False, comment="ce-id; stream/sequence when the message has none"),
     Column("subject", Text, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("headers", Text, nullable=False, comment="JSON object"),
@@ -47,6 +61,24 @@ dead_letters = Table(
     Column("trace_id", String(32), nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Column("attended_at", Timestamp, comment="null until somebody replayed or discarded it"),
+)
+Index(
+    "dead_letters_attended",
+    dead_letters.c.attended_at,
+    postgresql_where=dead_letters.c.attended_at.is_not(None),
+    sqlite_where=dead_letters.c.attended_at.is_not(None),
+)
+
+dead_letter_acts = Table(
+    "dead_letter_acts",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("dead_letter", String(32), ForeignKey("dead_letters.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", Timestamp, nullable=False),
+    Column("by", Text, nullable=False, comment="who did it"),
+    Column("what", String(16), nullable=False),
+    Column("note", Text, comment="the reason of a discard, the error of a replay that failed"),
+    CheckConstraint("what in ('replayed', 'replay_failed', 'discarded')", name="dead_letter_act"),
 )
 
 idempotency_keys = Table(

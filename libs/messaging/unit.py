@@ -1,10 +1,10 @@
 """Units of work: one transaction, and the facts it states. Both become true at its commit, or neither."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +13,6 @@ from libs.contracts import Fact
 from libs.messaging import outbox
 from libs.messaging.awaiting import Awaited, Awaits
 from libs.messaging.envelope import Cause, Outgoing, seal
-from libs.messaging.relay import Relay
 from libs.storage import Database
 
 StoreT = TypeVar("StoreT")
@@ -52,6 +51,14 @@ class Unit(Generic[StoreT]):
         self.woken.append(key)
 
 
+class Outlet(Protocol):
+    """What units need of the relay."""
+
+    def offer(self, messages: Sequence[Outgoing]) -> None:
+        """Take over messages whose transaction has just been committed."""
+        ...
+
+
 class Units(Generic[StoreT]):
     """Begins units of work on one database and hands their facts to the relay once they are committed."""
 
@@ -59,7 +66,7 @@ class Units(Generic[StoreT]):
         self,
         database: Database,
         store: Callable[[AsyncConnection], StoreT],
-        relay: Relay,
+        relay: Outlet,
         awaits: Awaits[StoreT] | None = None,
     ) -> None:
         self._database = database

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar
 
 import pytest
 from sqlalchemy import Executable, select, text
@@ -15,7 +15,6 @@ from libs.errors import Refusal
 from libs.ids import uuid7
 from libs.local.servers import Postgres
 from libs.messaging.envelope import Event, Outgoing, open_envelope
-from libs.messaging.relay import Relay
 from libs.messaging.tables import METADATA as MESSAGING
 from libs.messaging.unit import Unit, Units
 from libs.service import Service
@@ -87,8 +86,7 @@ class Workbench(Generic[StoreT]):
 
     def __init__(self, database: Database, service: Service[StoreT, Any]) -> None:
         self.database = database
-        # Of a relay, units use `offer` alone; here it collects instead of publishing.
-        self.units = Units(database, service.store, cast("Relay", self), service.awaits)
+        self.units = Units(database, service.store, self, service.awaits)  # collects instead of publishing
         self.stated: list[Event[Fact]] = []
         self._service = service
 

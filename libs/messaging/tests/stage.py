@@ -188,3 +188,10 @@ async def have_effect(unit: Unit[AsyncConnection], *ids: UUID) -> None:
 async def spoil_commit(unit: Unit[AsyncConnection]) -> None:
     """Let the unit's commit fail, as late as a transaction can fail."""
     await unit.connection.execute(insert(followers).values(id=uuid7(), effect=uuid7()))
+
+
+async def somebody_waits(database: Database) -> bool:
+    """Whether a transaction waits for a lock. PostgreSQL only."""
+    query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    async with database.reading() as connection:
+        return bool((await connection.exec_driver_sql(query)).scalar_one())

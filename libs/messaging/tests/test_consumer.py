@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.contracts import Fact
@@ -35,6 +36,7 @@ from libs.messaging.tests.stage import (
     mislaid,
     order_placed,
     rows,
+    somebody_waits,
     spoil_commit,
 )
 from libs.messaging.unit import Unit
@@ -492,7 +494,7 @@ async def test_a_message_without_an_id_is_set_aside_by_its_place_in_the_stream(
     async with consuming(stage, handlers):
         await eventually(lambda: all_done(broker))
 
-    assert [letter.event_id for letter in await dead(stage.database)] == ["ORDERS/1", "ORDERS/2"]
+    assert {letter.event_id for letter in await dead(stage.database)} == {"ORDERS/1", "ORDERS/2"}
 
 
 async def test_a_message_that_comes_again_after_it_was_set_aside_is_announced_once(
@@ -510,6 +512,41 @@ async def test_a_message_that_comes_again_after_it_was_set_aside_is_announced_on
 
     announced = [json.loads(one.payload)["event_id"] for one in broker.stored("billing")]
     assert announced == [letter.event_id, str(last.id)]
+
+
+async def test_two_bad_messages_that_claim_one_id_are_both_kept(
+    stage: Stage, broker: MemoryBroker, handlers: Handlers
+) -> None:
+    bad = unreadable()
+    others = (replace(bad, payload=b"[]"), replace(bad, subject=f"orders.order.placed.{uuid7()}"))
+    await stage.bus.publish([replace(one, headers={"ce-id": str(bad.id)}) for one in (bad, *others)])
+
+    async with consuming(stage, handlers):
+        await eventually(lambda: all_done(broker))
+        await eventually(lambda: len(broker.stored("billing")) == 3)
+
+    letters = await dead(stage.database)
+    assert {letter.event_id for letter in letters} == {str(bad.id)}
+    assert {(letter.subject, letter.payload) for letter in letters} == {
+        (one.subject, one.payload) for one in (bad, *others)
+    }
+
+
+async def test_a_message_that_a_broker_that_forgot_delivers_again_is_one_dead_letter(
+    stage: Stage, broker: MemoryBroker, handlers: Handlers
+) -> None:
+    bad = unreadable()
+    await stage.bus.publish([bad])
+    async with consuming(stage, handlers):
+        await eventually(lambda: all_done(broker))
+
+    del broker.streams["ORDERS"]
+    await stage.bus.ensure_stream("orders")
+    await stage.bus.publish([sealed(order_placed()), bad])  # another sequence, and what it is stays the same
+    async with consuming(stage, handlers):
+        await eventually(lambda: all_done(broker))
+
+    assert len(await dead(stage.database)) == 1
 
 
 async def test_a_message_is_not_given_up_before_its_dead_letter_is_committed(
@@ -591,6 +628,52 @@ async def test_a_passing_trouble_spends_no_delivery_and_makes_no_dead_letter(
     assert {len(ids) for _, ids in handlers.calls} == {3}
     assert await dead(stage.database) == []
     assert await effects_in(stage.database) == {fact.order_id: 1 for fact in facts}
+
+
+POSTGRES_ONLY = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+"""For trouble that SQLite, which has one writer, cannot have."""
+
+
+async def count(work: AsyncConnection, effect: UUID) -> None:
+    await work.execute(update(effects).where(effects.c.id == effect).values(times=effects.c.times + 1))
+
+
+@POSTGRES_ONLY
+@pytest.mark.parametrize("trouble", ["lock timeout", "deadlock"])
+async def test_a_lock_that_somebody_else_holds_spends_no_delivery_and_makes_no_dead_letter(
+    stage: Stage, broker: MemoryBroker, handlers: Handlers, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "PAUSE_S", 0.01)
+    one, other = uuid7(), uuid7()
+    async with stage.units.begin() as work:
+        await have_effect(work, one, other)
+    order, failures = order_placed(), list[BaseException]()
+
+    async def wait_for_the_lock(_events: Events, work: Work) -> None:
+        if trouble == "lock timeout":
+            await work.connection.execute(text("set local lock_timeout = '50ms'"))
+        try:
+            await count(work.connection, other)
+            await count(work.connection, one)
+        except DBAPIError as error:
+            failures.append(error)
+            raise
+
+    handlers.trouble = wait_for_the_lock
+    await publish(stage.bus, order)
+    async with stage.database.writing() as somebody:
+        await count(somebody, one)
+        async with consuming(stage, handlers):
+            if trouble == "deadlock":  # the server tells the one that has waited longer
+                await eventually(lambda: somebody_waits(stage.database))
+                await count(somebody, other)
+            await eventually(lambda: bool(failures))
+            await somebody.commit()
+            await eventually(lambda: all_done(broker))
+
+    assert attempts(broker) == [1]
+    assert await dead(stage.database) == []
+    assert (await effects_in(stage.database))[order.order_id] == 1
 
 
 async def test_a_database_that_lacks_a_table_for_a_while_loses_nothing(

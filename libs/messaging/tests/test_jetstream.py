@@ -152,6 +152,24 @@ async def test_a_subject_that_is_no_text_makes_nobody_deaf(server: Server, strea
     assert readable.subject in subjects_of(await take(subscription, 2, within_s=3))
 
 
+@pytest.mark.parametrize("headers", [b"NATS/1.0", b"X", b"", b"NATS/1.0 \xff\r\n\r\n", b"NATS/1.0 404\r\n\r\n"])
+async def test_headers_that_are_none_make_nobody_deaf(
+    server: Server, stream: JetStream, service: str, headers: bytes
+) -> None:
+    subscription = await stream.subscribe(everything(service))
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+    writer.write(f"HPUB {service}.order.placed.x {len(headers)} {len(headers) + 2}\r\n".encode() + headers + b"{}\r\n")
+    writer.write(b"PING\r\n")
+    while await reader.readline() != b"PONG\r\n":  # then it is stored
+        pass
+    writer.close()
+    readable = message(service)
+    await (await server.connect()).publish([readable])
+
+    assert readable.subject in subjects_of(await take(subscription, 2, within_s=3))
+
+
 # The stream's own properties
 
 

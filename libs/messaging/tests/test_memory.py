@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from libs.messaging.bus import BusUnavailable
-from libs.messaging.memory import MemoryBroker, MemoryBus, matches
+from libs.messaging.bus import BusUnavailable, matches
+from libs.messaging.memory import MemoryBroker, MemoryBus
 from libs.messaging.tests.stage import everything, messages, take
 
 
