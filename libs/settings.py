@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +27,30 @@ class HttpSettings(BaseSettings):
     )
     jwt_issuer: str = Field("orderly", description="the `iss` that tokens must carry")
     jwt_audience: str = Field("orderly", description="the `aud` that tokens must carry")
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, description="base URL of an OpenTelemetry collector (OTLP over HTTP); without it nothing is traced"
+    )
+    otel_exporter_otlp_headers: SecretStr | None = Field(
+        None, description="headers for the collector: name=value, separated by commas"
+    )
+    otel_service_name: str | None = Field(None, description="what to be called in traces; the service's own name")
+    otel_resource_attributes: str | None = Field(
+        None, description="more about this process in traces: name=value, separated by commas"
+    )
+    traces_per_second: float = Field(
+        20.0, ge=0, le=100_000, description="traces begun by this process in a second, at most; the rest is not traced"
+    )
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if not value:
+            return None  # set to nothing is not set, says OpenTelemetry
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+            raise ValueError("must be http://host:port or https://host:port")
+        _ = url.port  # raises ValueError when it is none
+        return value.rstrip("/")
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -20,6 +20,14 @@ class Durable:
     subjects: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a durable consumer is behind: messages not yet delivered, and delivered but not acknowledged."""
+
+    pending: int
+    ack_pending: int
+
+
 class Delivery(Protocol):
     """One message handed to one consumer, until it is acknowledged, given back, or its `ack_wait` is over."""
 
@@ -99,6 +107,10 @@ class Bus(Protocol):
     async def listen(self, subject: str, hear: Callable[[str], Awaitable[None] | None]) -> None:
         """Call `hear` with the subject of whatever passes by. A hint, never a proof: nothing is kept or repeated,
         and messages are seen before they are stored."""
+        ...
+
+    async def lag(self, durable: Durable) -> Lag:
+        """Ask how far a durable consumer is behind. Raises when it is not there, or the bus is away."""
         ...
 
     async def close(self) -> None:

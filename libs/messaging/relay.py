@@ -15,6 +15,8 @@ from libs.messaging import outbox
 from libs.messaging.bus import Bus, BusUnavailable
 from libs.messaging.envelope import Outgoing
 from libs.storage import Database, is_transient
+from libs.telemetry import Telemetry
+from libs.telemetry.messaging import sending
 
 BATCH: Final = 256
 """Messages in one atomic batch. Larger batches gain little and delay their first message."""
@@ -39,7 +41,8 @@ class Relay:
     outage, oldest first. No order holds between processes, and nothing may rely on one.
     """
 
-    def __init__(self, database: Database, bus: Bus) -> None:
+    def __init__(self, database: Database, bus: Bus, telemetry: Telemetry | None = None) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._database = database
         self._bus = bus
         self._queue: deque[Outgoing] = deque()
@@ -106,7 +109,8 @@ class Relay:
                 self._oldest = self._queue[0].created_at if self._queue else None
 
     async def _publish(self, batch: list[Outgoing]) -> None:
-        sequences = await self._bus.publish(batch)
+        with sending(self._telemetry, batch):
+            sequences = await self._bus.publish(batch)
         async with self._database.writing() as connection:
             marks = [(message.id, sequence) for message, sequence in zip(batch, sequences, strict=True)]
             await outbox.mark_published(connection, marks, now=datetime.now(UTC))
