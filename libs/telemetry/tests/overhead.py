@@ -1,0 +1,114 @@
+"""What telemetry costs: ``python -m libs.telemetry.tests.overhead`` prints microseconds a call, the best of five."""
+
+import asyncio
+import sys
+import timeit
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from libs.contracts.orders import OrderPlaced
+from libs.ids import uuid7
+from libs.messaging.bus import Durable
+from libs.messaging.envelope import Event
+from libs.telemetry import Kind, Metrics, Spans, Telemetry, otlp
+from libs.telemetry.messaging import processing
+from libs.telemetry.tests.collector import collecting
+from libs.tracing import Trace
+from libs.web.observing import observing
+
+BATCH = 64
+REQUESTS = 500
+ROUNDS = 10
+ABOVE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
+
+
+def report(what: str, seconds: float, per: int) -> None:
+    sys.stdout.write(f"{what:<68} {seconds / per * 1e6:8.2f} µs\n")
+
+
+def measure(what: str, call: Callable[[], Any], *, number: int = 20_000, per: int = 1) -> None:
+    report(what, min(timeit.repeat(call, number=number, repeat=5)), number * per)
+
+
+def events(flags: str) -> Sequence[Event[Any]]:
+    fact = OrderPlaced(order_id=uuid7(), user_id=uuid7(), price=15_000)
+    return [Event(fact, str(uuid7()), datetime.now(UTC), Trace.enter(ABOVE + flags)) for _ in range(BATCH)]
+
+
+def measure_metrics() -> None:
+    metrics = Metrics()
+    measure("a request counted and timed", lambda: metrics.answered("POST", "/orders", 201, 0.02))
+    measure("a unit of work measured", lambda: metrics.committed("place_orders", BATCH, 0.02))
+    for route in range(20):
+        metrics.answered("POST", f"/{route}", 201, 0.02)
+    measure("a scrape of 22 routes", metrics.text, number=50)
+
+
+def measure_spans(spans: Spans, called: str, flags: str) -> None:
+    trace = spans.enter(ABOVE + flags)
+    measure(f"a span, {called}", lambda: spans.add(trace, "step", Kind.SERVER, 1, {"a": "b", "n": 1}), number=1_000)
+    telemetry, durable = Telemetry(spans=spans), Durable("ORDERS", "billing", ("orders.order.placed.*",))
+    batch = {OrderPlaced.type: events(flags)}
+
+    def handle() -> None:
+        with processing(telemetry, durable, batch):
+            pass
+
+    measure(f"a message in a batch of {BATCH}, {called}", handle, number=20, per=BATCH)
+
+
+async def measure_requests(variants: dict[str, Sequence[Any]]) -> None:
+    """Ask servers with these middlewares in turn, so that a busy machine is as unfair to one as to the others."""
+    best = dict.fromkeys(variants, float("inf"))
+    async with AsyncExitStack() as stack:
+        clients = {name: await stack.enter_async_context(server_with(those)) for name, those in variants.items()}
+        for _ in range(ROUNDS):
+            for name, client in clients.items():
+                started = timeit.default_timer()
+                for _ in range(REQUESTS):
+                    async with client.get("/orders/1"):
+                        pass
+                best[name] = min(best[name], timeit.default_timer() - started)
+    for name, seconds in best.items():
+        report(f"a whole request and answer, client included, {name}", seconds, REQUESTS)
+
+
+def server_with(middlewares: Sequence[Any]) -> TestClient[web.Request, web.Application]:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application(middlewares=middlewares)
+    app.router.add_get("/orders/{order_id}", answer)
+    return TestClient(TestServer(app))
+
+
+async def measure_all() -> None:
+    measure_metrics()
+    for called, spans in (("telemetry off", Spans()), ("unsampled", Spans(print, per_second=0, edge=True))):
+        measure(f"a trace entered, {called}", lambda spans=spans: spans.enter(ABOVE + "01"))  # type: ignore[misc] # a loop
+    measure_spans(Spans(), "telemetry off", "01")
+    otlp.QUEUE = 1 << 30  # type: ignore[misc] # what is dropped would cost next to nothing
+    async with collecting() as collector:
+        exporter = otlp.Otlp("overhead", collector.endpoint, lambda _outcome, _count: None)
+        sampling = Spans(exporter.export, per_second=0)
+        measure_spans(sampling, "unsampled", "00")
+        measure_spans(sampling, "sampled", "01")
+        everything = Spans(exporter.export, per_second=1e9)
+        await measure_requests(
+            {
+                "no telemetry at all": [],
+                "metrics, no traces": [observing(Telemetry())],
+                "metrics, unsampled": [observing(Telemetry(spans=sampling))],
+                "metrics, sampled, sent": [observing(Telemetry(spans=everything))],
+            }
+        )
+        await exporter.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(measure_all())
