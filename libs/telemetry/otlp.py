@@ -34,7 +34,7 @@ QUEUE: Final = 4_096
 BATCH: Final = 512
 DELAY_S: Final = 1.0
 TIMEOUT_S: Final = 5.0
-STOP_WITHIN_S: Final = 1.5
+STOP_WITHIN_S: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -88,6 +88,8 @@ class Otlp:
 
     async def close(self) -> None:
         """Send what waits, for a moment; what the collector does not take meanwhile is lost."""
+        if self._delivery.failing:
+            self._delivery.shutdown()  # it would only try again
         stopping = threading.Thread(target=self._processor.shutdown, name="spans stop", daemon=True)
         stopping.start()
         await asyncio.to_thread(stopping.join, STOP_WITHIN_S)
@@ -111,21 +113,23 @@ class _Delivery(SpanExporter):
     def __init__(self, endpoint: str, count: Callable[[str, int], None]) -> None:
         self._endpoint = endpoint
         self._count = count
-        self._failing = False
+        self.failing = False
         self._said = _quietened()
         self._exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=TIMEOUT_S)
         self.taken = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.taken += len(spans)
+        self._said.lines.clear()
         result = self._exporter.export(spans)
         failed = result is not SpanExportResult.SUCCESS
         self._count("failed" if failed else "exported", len(spans))
-        if failed and not self._failing:
-            log.warning("spans are not delivered", endpoint=self._endpoint, error=self._said.last)
-        elif self._failing and not failed:
+        if failed and not self.failing:
+            # The first line says what went wrong, the later ones that trying again did not help.
+            log.warning("spans are not delivered", endpoint=self._endpoint, error="".join(self._said.lines[:1]))
+        elif self.failing and not failed:
             log.info("spans are delivered again", endpoint=self._endpoint)
-        self._failing = failed
+        self.failing = failed
         return result
 
     def shutdown(self) -> None:
@@ -133,12 +137,14 @@ class _Delivery(SpanExporter):
 
 
 class _Said(logging.Handler):
-    """Keeps the last thing the libraries complained about, instead of a line of log for each."""
+    """Keeps what the libraries complain about during one export, instead of a line of log for each."""
 
-    last = ""
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage()
+        self.lines.append(record.getMessage())
 
 
 def _quietened() -> _Said:

@@ -51,6 +51,8 @@ class Allowance:
 
     def take(self) -> bool:
         """Grant one more, or not."""
+        if not self._room:
+            return False
         now = self._clock()
         self._tokens = min(self._room, self._tokens + (now - self._filled) * self._per_second)
         self._filled = now

@@ -35,6 +35,7 @@ class Collector:
     status: int = 200
     hangs: bool = False
     asked: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     spans: list[Received] = field(default_factory=list)
     resources: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -48,7 +49,7 @@ class Collector:
         self.asked += 1
         self.headers.append(dict(request.headers))
         if self.hangs:
-            await asyncio.Event().wait()
+            await self.over.wait()
         if self.status == 200:
             for resource in ExportTraceServiceRequest.FromString(await request.read()).resource_spans:
                 about = _values(resource.resource.attributes)
@@ -74,6 +75,7 @@ async def collecting() -> AsyncIterator[Collector]:
     try:
         yield collector
     finally:
+        collector.over.set()
         await runner.cleanup()
 
 
