@@ -52,6 +52,8 @@ def test_the_headers_are_a_complete_cloudevent() -> None:
     }
     assert trace.trace_id == CAUSE.trace.trace_id
     assert trace.span_id != CAUSE.trace.span_id
+    assert sealed.trace is not None
+    assert (sealed.trace.header, sealed.trace.parent_id) == (trace.header, CAUSE.trace.span_id)
 
 
 def test_the_payload_is_plain_json_without_what_is_absent() -> None:
