@@ -57,7 +57,7 @@ class Watched:
 async def watched() -> AsyncIterator[Watched]:
     """A system that the tests of this module share."""
     async with collecting() as collector, aiohttp.ClientSession() as session:
-        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "PATIENCE_S": "1", "TRACES_PER_SECOND": "1000"}
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "TRACES_PER_SECOND": "1000"}
         async with running_system("sqlite", extra=settings) as system:
             yield Watched(system, collector, session)
 
@@ -213,7 +213,7 @@ async def test_a_collector_that_ails_hurts_no_request(watched: Watched, ails: st
             slowest.append(await _slowest(ann.order, 10))
         finally:
             watched.collector.status, watched.collector.hangs = 200, False
-        assert max(slowest) < well + 0.5
+        assert max(slowest) < well + 2, "the collector's five seconds were waited for"
         assert await ann.audit() == {"confirmed": 30}
     assert set(ann.statuses) <= {200, 201}
 

@@ -84,6 +84,13 @@ def test_what_is_read_back_from_the_outbox_is_linked_to_where_it_was_stated(
     assert value(telemetry.metrics, "messages_published_total", outcome="stored") == 2
 
 
+def test_what_has_no_place_in_a_trace_gets_none(telemetry: Telemetry, recorded: list[Span]) -> None:
+    message = stated()
+    with sending(telemetry, [Outgoing(message.id, message.subject, message.payload, {}, message.created_at)]):
+        pass
+    assert recorded == []
+
+
 def test_what_could_not_be_published_is_a_failure(telemetry: Telemetry, recorded: list[Span]) -> None:
     with pytest.raises(BusUnavailable), sending(telemetry, [stated()]):
         raise BusUnavailable("away")
