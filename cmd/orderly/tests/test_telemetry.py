@@ -62,17 +62,16 @@ async def watched() -> AsyncIterator[Watched]:
             yield Watched(system, collector, session)
 
 
-async def whole(collector: Collector, trace_id: str, last: str) -> list[Received]:
-    """Wait until a trace has the span `last`, and every span its parent."""
+async def whole(collector: Collector, client: Trace, last: str) -> list[Received]:
+    """Wait until a trace has the span `last`, and every span its parent, which may be the client's."""
 
     def complete() -> bool:
-        spans = collector.of(trace_id)
-        known = {span.span_id for span in spans}
-        orphans = {span.parent_id for span in spans if span.parent_id} - known
-        return last in {span.name for span in spans} and len(orphans) <= 1
+        spans = collector.of(client.trace_id)
+        known = {client.span_id, *(span.span_id for span in spans)}
+        return last in {span.name for span in spans} and {span.parent_id for span in spans} <= known
 
-    await eventually(complete, within_s=15)
-    return collector.of(trace_id)
+    await eventually(complete, within_s=20)
+    return collector.of(client.trace_id)
 
 
 async def test_an_order_is_one_trace_through_all_services(watched: Watched) -> None:
@@ -80,7 +79,7 @@ async def test_an_order_is_one_trace_through_all_services(watched: Watched) -> N
     async with customers(watched.system) as customer:
         ann = await customer().arrive("10")
         _, order = await ann.order("5", traceparent=client.header)
-    spans = await whole(watched.collector, client.trace_id, "publish NOTIFICATIONS")
+    spans = await whole(watched.collector, client, "publish NOTIFICATIONS")
     by_id = {span.span_id: span for span in spans}
 
     def path(span: Received) -> list[str]:
@@ -117,7 +116,7 @@ async def test_whatever_is_done_with_several_links_to_each(watched: Watched) -> 
         ann = await customer().arrive("100")
         await asyncio.gather(*(ann.order("1", traceparent=client.header) for client in clients))
     for client in clients:
-        await whole(watched.collector, client.trace_id, "create notifications.letter.stored")
+        await whole(watched.collector, client, "create notifications.letter.stored")
     ours = {client.trace_id for client in clients}
     spans = [span for span in watched.collector.spans if span.trace_id in ours]
     for batch, member in (
