@@ -33,6 +33,8 @@ from libs.messaging.unit import Unit, Units
 from libs.settings import HttpSettings, ServiceSettings
 from libs.storage import Database
 from libs.storage.migrations import migrate, pending
+from libs.telemetry import Telemetry
+from libs.telemetry.gauges import Gauge, Gauges
 from libs.web import commands
 from libs.web.app import make_app
 from libs.web.commands import Commands
@@ -67,7 +69,7 @@ class Service(Generic[StoreT, ToolsT]):
     """The table of one service.
 
     `awaits` is what its requests wait for. `hears` are plain subjects of its own facts, stated by this or another
-    replica; whoever waits for the id at their end looks again.
+    replica; whoever waits for the id at their end looks again. `gauges` are numbers in its tables worth watching.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Service(Generic[StoreT, ToolsT]):
     awaits: Awaits[StoreT] | None = None
     hears: Sequence[str] = ()
     chores: Sequence[Chore[StoreT]] = ()
+    gauges: Sequence[Gauge[StoreT]] = ()
     tools: Callable[[Any], ToolsT] = field(default=lambda _settings: cast("ToolsT", None))
 
     @property
@@ -98,6 +101,7 @@ class Running(Generic[StoreT, ToolsT]):
         self._database = Database(
             settings.database_url.get_secret_value(), name=service.name, pool_size=settings.pool_size
         )
+        self.telemetry = Telemetry.of(service.name, settings)
         self._bus: Bus | None = None
         self._edge: Edge[StoreT, ToolsT] | None = None
         self._schema_current = False
@@ -127,7 +131,8 @@ class Running(Generic[StoreT, ToolsT]):
             issuer=self._settings.jwt_issuer,
             audience=self._settings.jwt_audience,
         )
-        app = make_app(self.service.routes, self, verifier)
+        self._watch_memory()
+        app = make_app(self.service.routes, self, verifier, self.telemetry)
         work = asyncio.create_task(self._work(connect), name=self.service.name)
         work.add_done_callback(self._report)
         try:
@@ -136,6 +141,7 @@ class Running(Generic[StoreT, ToolsT]):
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            await self.telemetry.close()
 
     async def failed(self) -> None:
         """Return never; raise what ended the work."""
@@ -149,10 +155,10 @@ class Running(Generic[StoreT, ToolsT]):
         await self._await("database", self._check_schema)
         bus = await self._await("nats", connect)
         self._bus = bus
-        relay = Relay(self._database, bus, self.service.name)
+        relay = Relay(self._database, bus, self.service.name, self.telemetry)
         try:
             await self._await("nats", relay.stream.assured)
-            units = Units(self._database, self.service.store, relay, self.service.awaits)
+            units = Units(self._database, self.service.store, relay, self.service.awaits, self.telemetry)
             for subject in self.service.hears:
                 await bus.listen(subject, units.awaited.hear)
             self._edge = Edge(
@@ -168,6 +174,7 @@ class Running(Generic[StoreT, ToolsT]):
                 tasks.create_task(relay.run())
                 tasks.create_task(units.awaited.run())
                 tasks.create_task(self._watch_database())
+                tasks.create_task(self._gauges(relay, bus).run(), name="gauges")
                 for chore in (*self.service.chores, *_PRUNING):
                     tasks.create_task(_repeat(chore, units))
                 self._consume(bus, units)
@@ -182,6 +189,23 @@ class Running(Generic[StoreT, ToolsT]):
             consumer = Consumer(self.service.name, durable, lines, units, batch_limit=self._settings.batch_limit)
             self._consumers.append(consumer)
             self._consuming.append(asyncio.create_task(consumer.run(bus), name=f"consumer {durable.stream}"))
+
+    def _watch_memory(self) -> None:
+        """Show what this process knows without asking anybody."""
+        metrics, database = self.telemetry.metrics, self._database
+        metrics.watch("nats_connected", "1 while connected to NATS", lambda: bool(self._bus and self._bus.connected))
+        pool = metrics.gauge("database_pool_connections", "Open connections to the database", "state")
+        pool.labels("in_use").set_function(lambda: database.connections("in_use"))
+        pool.labels("idle").set_function(lambda: database.connections("idle"))
+
+    def _gauges(self, relay: Relay, bus: Bus) -> Gauges:
+        metrics, service = self.telemetry.metrics, self.service
+        metrics.watch("outbox_oldest_unpublished_seconds", "Age of the oldest unpublished row", lambda: relay.lag_s)
+        gauges = Gauges(metrics, service.name, self._database, bus)
+        gauges.add_lag(durables(service.name, service.listens))
+        for gauge in service.gauges:
+            gauges.add(gauge, service.store)
+        return gauges
 
     async def _finish(self, relay: Relay, bus: Bus) -> None:
         """Finish the batches in hand, publish what they stated, leave. HTTP has stopped before."""

@@ -3,13 +3,28 @@
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from libs.storage.database import driver_url
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+def _web_address(value: str | None) -> str | None:
+    if not value:
+        return None  # set to nothing is not set, says OpenTelemetry
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError("must be http://host:port or https://host:port")
+    _ = url.port  # raises ValueError when it is none
+    return value.rstrip("/")
+
+
+Collector = Annotated[str | None, AfterValidator(_web_address)]
+"""Base URL of an OpenTelemetry collector."""
 
 
 class HttpSettings(BaseSettings):
@@ -26,6 +41,19 @@ class HttpSettings(BaseSettings):
     )
     jwt_issuer: str = Field("orderly", description="the `iss` that tokens must carry")
     jwt_audience: str = Field("orderly", description="the `aud` that tokens must carry")
+    otel_exporter_otlp_endpoint: Collector = Field(
+        None, description="base URL of an OpenTelemetry collector (OTLP over HTTP); without it nothing is traced"
+    )
+    otel_exporter_otlp_headers: SecretStr | None = Field(
+        None, description="headers for the collector: name=value, separated by commas"
+    )
+    otel_service_name: str | None = Field(None, description="what to be called in traces; the service's own name")
+    otel_resource_attributes: str | None = Field(
+        None, description="more about this process in traces: name=value, separated by commas"
+    )
+    traces_per_second: float = Field(
+        20.0, ge=0, le=100_000, description="traces begun by this process in a second, at most; the rest is not traced"
+    )
 
     @classmethod
     def from_environment(cls) -> Self:

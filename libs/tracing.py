@@ -8,16 +8,22 @@ from typing import Final, Self
 _TRACEPARENT: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _THIS_VERSION: Final = "00"
 _SAMPLED: Final = 0x01
+_UNSAMPLED: Final = "00"
 _ZEROS: Final = re.compile(r"0+")
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A place in a trace: everything caused from here carries the same `trace_id`."""
+    """A place in a trace: everything caused from here carries the same `trace_id`.
+
+    `parent_id` is the span this one was entered from; None where the trace begins, and for the place of somebody
+    else, of which no more is known than its header.
+    """
 
     trace_id: str
     span_id: str
     flags: str = "01"
+    parent_id: str | None = None
 
     @classmethod
     def start(cls) -> Self:
@@ -27,18 +33,42 @@ class Trace:
     @classmethod
     def parse(cls, header: str | None) -> Self:
         """Read a ``traceparent`` header; a missing or malformed one begins a new trace, as the standard asks."""
-        match = _TRACEPARENT.fullmatch(header or "")
-        if match is None or _ZEROS.fullmatch(match[2]) or _ZEROS.fullmatch(match[3]):
-            return cls.start()
-        if match[1] == _THIS_VERSION and match[5]:
-            return cls.start()  # only later versions may go on after the flags
-        return cls(match[2], match[3], f"{int(match[4], 16) & _SAMPLED:02x}")
+        match = _match(header)
+        return cls(match[2], match[3], _flags(match)) if match else cls.start()
+
+    @classmethod
+    def enter(cls, header: str | None) -> Self:
+        """Step into a new span: below the one that a ``traceparent`` header names, or the first of a new trace."""
+        match = _match(header)
+        return cls(match[2], os.urandom(8).hex(), _flags(match), match[3]) if match else cls.start()
 
     def child(self) -> Self:
         """Step into a new span of the same trace."""
-        return type(self)(self.trace_id, os.urandom(8).hex(), self.flags)
+        return type(self)(self.trace_id, os.urandom(8).hex(), self.flags, self.span_id)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether its spans are to be recorded."""
+        return self.flags != _UNSAMPLED
+
+    def unsampled(self) -> Self:
+        """The same place in a trace whose spans nobody records."""
+        return type(self)(self.trace_id, self.span_id, _UNSAMPLED, self.parent_id)
 
     @property
     def header(self) -> str:
         """The ``traceparent`` header that hands this place on."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+
+def _match(header: str | None) -> "re.Match[str] | None":
+    match = _TRACEPARENT.fullmatch(header or "")
+    if match is None or _ZEROS.fullmatch(match[2]) or _ZEROS.fullmatch(match[3]):
+        return None
+    if match[1] == _THIS_VERSION and match[5]:
+        return None  # only later versions may go on after the flags
+    return match
+
+
+def _flags(match: "re.Match[str]") -> str:
+    return f"{int(match[4], 16) & _SAMPLED:02x}"

@@ -9,9 +9,9 @@ from uuid import uuid4
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway.upstream import Upstream
-from libs.web.app import TRACE
+from gateway.upstream import Asked, Upstream
 from libs.web.identity import Verifier
+from libs.web.observing import TRACE
 
 BASE: Final = "/client"
 PASSED_IN: Final = ("Authorization", "Content-Type", "Idempotency-Key")
@@ -67,12 +67,11 @@ class Gateway:
             if not door.public:
                 self._verifier.caller_of(request.headers.get("Authorization"))
             headers = CIMultiDict({name: request.headers[name] for name in PASSED_IN if name in request.headers})
-            headers["traceparent"] = request[TRACE].child().header
             if request.method == "POST":
                 headers.setdefault("Idempotency-Key", str(uuid4()))
             body = await request.read() if request.body_exists else None
             path = request.rel_url.raw_path_qs.removeprefix(BASE)
-            reply = await self._upstream.send(door.service, request.method, path, headers, body)
+            reply = await self._upstream.send(door.service, Asked(request.method, path, headers, body), request[TRACE])
             passed = {name: reply.headers[name] for name in PASSED_OUT if name in reply.headers}
             return web.Response(status=reply.status, body=reply.body, headers=passed)
 

@@ -8,24 +8,32 @@ from gateway.api import Gateway
 from gateway.docs import add_docs
 from gateway.settings import Settings
 from gateway.upstream import Upstream
+from libs.telemetry import Telemetry
 from libs.web.app import BODY_AT_MOST, alive, answer_problems
 from libs.web.identity import Verifier
+from libs.web.observing import exposing, observing
 
 
 def make_gateway(settings: Settings) -> web.Application:
-    """Build the gateway's application."""
-    upstream = Upstream(settings.replicas(), timeout_s=settings.upstream_timeout_s)
+    """Build the gateway's application.
+
+    Strangers reach ``/client`` only, through the ingress; probes and metrics stand beside it, for those inside.
+    """
+    telemetry = Telemetry.of("gateway", settings, edge=True)
+    upstream = Upstream(settings.replicas(), timeout_s=settings.upstream_timeout_s, spans=telemetry.spans)
     verifier = Verifier(settings.jwt_public_keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
 
     async def connections(_app: web.Application) -> AsyncIterator[None]:
         await upstream.open()
         yield
         await upstream.close()
+        await telemetry.close()
 
-    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=[answer_problems])
+    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=[observing(telemetry), answer_problems])
     app.cleanup_ctx.append(connections)
     app.router.add_get("/livez", alive)
     app.router.add_get("/readyz", alive)
+    app.router.add_get("/metrics", exposing(telemetry))
     Gateway(upstream, verifier).add_routes(app)
     add_docs(app)
     return app

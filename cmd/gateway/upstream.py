@@ -2,8 +2,9 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import aiohttp
@@ -11,8 +12,20 @@ import structlog
 from yarl import URL
 
 from libs.errors import unavailable
+from libs.telemetry import Kind, Spans
+from libs.tracing import Trace
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request on its way to a service; `path` is as it came, query included."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +40,8 @@ class Reply:
 class Upstream:
     """Sends requests to the replicas of the services in turn, over connections that are kept."""
 
-    def __init__(self, replicas: Mapping[str, tuple[str, ...]], *, timeout_s: float) -> None:
+    def __init__(self, replicas: Mapping[str, tuple[str, ...]], *, timeout_s: float, spans: Spans) -> None:
+        self._spans = spans
         self._replicas = dict(replicas)
         self._turns = {service: itertools.cycle(urls) for service, urls in replicas.items()}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=2)
@@ -49,7 +63,7 @@ class Upstream:
         if self._session:
             await self._session.close()
 
-    async def send(self, service: str, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+    async def send(self, service: str, asked: Asked, trace: Trace) -> Reply:
         """Send a request; a second time, to the next replica, when the first attempt's connection broke.
 
         Sending twice is safe: reads and PUTs repeat harmlessly, and the caller gives every POST an idempotency
@@ -58,7 +72,7 @@ class Upstream:
         for last in (False, True):
             base = next(self._turns[service])
             try:
-                return await self._once(base, method, path, headers, body)
+                return await self._traced(base, asked, trace.child(), again=last)
             except (
                 aiohttp.ClientConnectionError,
                 asyncio.IncompleteReadError,
@@ -68,9 +82,27 @@ class Upstream:
                     log.warning("service does not answer", upstream=service, error=str(error))
                     raise unavailable(service) from error
             except TimeoutError as error:
-                log.warning("service took too long", upstream=service, path=path)
+                log.warning("service took too long", upstream=service, path=asked.path)
                 raise unavailable(service) from error
         raise AssertionError("unreachable")
+
+    async def _traced(self, base: str, asked: Asked, trace: Trace, *, again: bool) -> Reply:
+        """Send a request once, as a span of its own."""
+        started_ns, status, error = time.time_ns(), 0, None
+        headers = {**asked.headers, "traceparent": trace.header}
+        try:
+            reply = await self._once(base, replace(asked, headers=headers))
+        except BaseException as failure:
+            error = type(failure).__name__
+            raise
+        else:
+            status = reply.status
+            error = str(status) if status >= HTTPStatus.BAD_REQUEST else None
+            return reply
+        finally:
+            if self._spans.wants(trace):
+                attributes = _attributes(base, asked, status, again=again)
+                self._spans.add(trace, asked.method, Kind.CLIENT, started_ns, attributes, error=error)
 
     async def ready(self, service: str) -> bool:
         """Whether any replica of a service says that it is ready."""
@@ -80,20 +112,35 @@ class Upstream:
     async def _ready(self, base: str) -> bool:
         try:
             async with asyncio.timeout(2):
-                return (await self._once(base, "GET", "/readyz", {}, None)).status == HTTPStatus.OK
+                return (await self._once(base, Asked("GET", "/readyz", {}, None))).status == HTTPStatus.OK
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
-    async def _once(self, base: str, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+    async def _once(self, base: str, asked: Asked) -> Reply:
         assert self._session is not None
         request = self._session.request(
             # encoded: the path goes on as it came, so that "/orders/../readyz" reaches nothing that it should not.
-            method,
-            URL(base + path, encoded=True),
-            headers=headers,
-            data=body,
+            asked.method,
+            URL(base + asked.path, encoded=True),
+            headers=asked.headers,
+            data=asked.body,
             timeout=self._timeout,
             allow_redirects=False,
         )
         async with request as response:
             return Reply(response.status, response.headers, await response.read())
+
+
+def _attributes(base: str, asked: Asked, status: int, *, again: bool) -> dict[str, str | int]:
+    url = URL(base + asked.path, encoded=True).with_query(None)
+    attributes: dict[str, str | int] = {
+        "http.request.method": asked.method,
+        "server.address": url.host or "",
+        "server.port": url.port or 0,
+        "url.full": str(url),
+    }
+    if status:
+        attributes["http.response.status_code"] = status
+    if again:
+        attributes["http.request.resend_count"] = 1
+    return attributes

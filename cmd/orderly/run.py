@@ -10,6 +10,7 @@ from pathlib import Path
 from watchfiles import awatch
 
 from orderly.logfiles import Output, follow
+from orderly.services import NAMES
 from orderly.system import Plan, System
 
 
@@ -39,6 +40,9 @@ async def run(plan: Plan, *, reload: bool) -> int:
 async def _until(stop: asyncio.Event, system: System, output: Output, *, reload: bool) -> None:
     output.line(f"logs  {system.logs}")
     output.line(f"nats  {system.nats_url}")
+    for name, urls in {"gateway": [system.url], **{name: system.service_urls(name) for name in NAMES}}.items():
+        for url in urls:
+            output.line(f"metrics {url}/metrics  {name}")
     output.line(f"ready {system.url}")
     tasks = [asyncio.create_task(follow(system.logs, output))]
     if reload:

@@ -7,6 +7,8 @@ from typing import Self
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from libs.settings import Collector
+
 
 class Settings(BaseSettings):
     """Where a system on one machine keeps its data, and where it listens; loopback only."""
@@ -16,6 +18,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".data"), description="databases, the broker's store, keys and logs")
     gateway_port: int = Field(8080, ge=1, le=65535)
     nats_port: int = Field(4222, ge=1, le=65535)
+    otel_exporter_otlp_endpoint: Collector = Field(None, description="passed on to the services; checked before")
     auth_database_url: str | None = None
     profiles_database_url: str | None = None
     billing_database_url: str | None = None

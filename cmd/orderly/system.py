@@ -27,6 +27,7 @@ DatabaseKind = Literal["sqlite", "postgres"]
 _GIVEN: Final = {"HOST", "PORT", "DATABASE_URL", "NATS_URL", "NATS_USER", "NATS_PASSWORD", "FINGERPRINT_KEY"} | {
     "JWT_PUBLIC_KEYS",
     "JWT_PRIVATE_KEY",
+    "OTEL_SERVICE_NAME",  # one name for all of them
 }
 """Settings of services that a system on one machine decides itself."""
 

@@ -7,6 +7,7 @@ from libs.contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, O
 from libs.messaging.awaiting import Awaits
 from libs.messaging.consumer import Listens
 from libs.service import Chore, Service
+from libs.telemetry.gauges import Gauge
 from orders import api, handlers
 from orders.settings import Settings
 from orders.store import SqlOrders
@@ -27,5 +28,8 @@ service = Service(
     awaits=Awaits(lambda orders, order_ids: orders.find_all(order_ids), done=lambda order: order.settled),
     hears=("orders.order.confirmed.*", "orders.order.rejected.*"),
     chores=(Chore(handlers.restate_overdue, every_s=1.0),),
+    gauges=(
+        Gauge("orders_oldest_pending_seconds", "Age of the oldest order without outcome", handlers.oldest_pending_s),
+    ),
     routes=api.ROUTES,
 )

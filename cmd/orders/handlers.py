@@ -10,9 +10,10 @@ from libs.contracts.billing import PaymentAccepted, PaymentDeclined, PaymentRefu
 from libs.errors import Kind, Refusal
 from libs.messaging.envelope import Event
 from libs.messaging.restating import AT_ONCE, Origin, due_again
+from libs.telemetry.gauges import age_s
 from libs.web.commands import Command
 from orders.domain import Order, OrderStatus, ask_again, cancel, confirm, note_refund, reject
-from orders.ports import OrdersUnit
+from orders.ports import Orders, OrdersUnit
 
 AnswerT = TypeVar("AnswerT", PaymentAccepted, PaymentDeclined, PaymentRefunded)
 
@@ -121,6 +122,11 @@ async def restate_overdue(unit: OrdersUnit) -> bool:
         asked = ask_again(order)
         await unit.store.save([asked], due_at=due_again(asked.restated, unit.now))
     return False  # the rest has to wait for the next tick: a bounded number at a time
+
+
+async def oldest_pending_s(orders: Orders) -> float:
+    """How many seconds the oldest order has waited for its outcome; 0 when none waits."""
+    return age_s(await orders.oldest_pending())
 
 
 async def _advance(

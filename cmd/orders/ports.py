@@ -28,6 +28,10 @@ class Orders(Protocol):
         """Lock orders whose answer is overdue, the longest overdue first; skips those another replica holds."""
         ...
 
+    async def oldest_pending(self) -> datetime | None:
+        """When the oldest order without outcome was placed; None when there is none."""
+        ...
+
     async def find(self, order_id: UUID, owner: UUID) -> Order | None:
         """Read an order of `owner`."""
         ...

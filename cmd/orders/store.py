@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, insert, select, update
+from sqlalchemy import Row, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orders.domain import Order, OrderStatus
@@ -81,6 +81,15 @@ class SqlOrders:
             .with_for_update(skip_locked=True)
         )
         return [_order(row) for row in await self._connection.execute(query)]
+
+    async def oldest_pending(self) -> datetime | None:
+        """See `Orders`."""
+        # By `due_at`, whose index holds unsettled orders only: the others may be millions.
+        query = select(func.min(orders.c.created_at)).where(
+            orders.c.due_at.is_not(None), orders.c.status == OrderStatus.PENDING.value
+        )
+        oldest: datetime | None = (await self._connection.execute(query)).scalar_one()
+        return oldest
 
     async def find(self, order_id: UUID, owner: UUID) -> Order | None:
         """See `Orders`."""

@@ -37,6 +37,14 @@ class Durable:
     subjects: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a durable consumer is behind: messages not yet delivered, and delivered but not acknowledged."""
+
+    pending: int
+    ack_pending: int
+
+
 def matches(pattern: str, subject: str) -> bool:
     """Whether a subject is among those a NATS pattern means: ``*`` is one token, ``>`` one or more at the end."""
     wanted, tokens = pattern.split("."), subject.split(".")
@@ -149,6 +157,10 @@ class Bus(Protocol):
     async def listen(self, subject: str, hear: Callable[[str], Awaitable[None] | None]) -> None:
         """Call `hear` with the subject of whatever passes by. A hint, never a proof: nothing is kept or repeated,
         and messages are seen before they are stored."""
+        ...
+
+    async def lag(self, durable: Durable) -> Lag:
+        """Ask how far a durable consumer is behind. Raises when it is not there, or the bus is away."""
         ...
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from libs.messaging.bus import Bus, Delivery, Durable, Subscription
 from libs.messaging.envelope import Event, open_envelope
 from libs.messaging.unit import DeadlineExceeded, Unit, Units
 from libs.storage import is_transient
+from libs.telemetry.messaging import processing
 
 StoreT = TypeVar("StoreT")
 FactT = TypeVar("FactT", bound=Fact)
@@ -164,6 +165,7 @@ class Consumer(Generic[StoreT]):
             delay_s=delay_s,
             exc_info=error,
         )
+        self._units.telemetry.metrics.consumed(delivery.stream, "redelivered")
         await delivery.nak(delay_s)
 
     async def _handle(self, batch: Sequence[Delivery]) -> None:
@@ -180,7 +182,8 @@ class Consumer(Generic[StoreT]):
                 readable.append(delivery)
                 events[event.fact.type].append(event)
         if readable:
-            await self._commit(events)
+            with processing(self._units.telemetry, self._durable, events):
+                await self._commit(events)
             _log_handled(events, (time.perf_counter() - started) * 1000)
         for delivery in readable:
             await delivery.ack()
@@ -206,6 +209,7 @@ class Consumer(Generic[StoreT]):
             attempts=delivery.attempt,
             error=str(error),
         )
+        self._units.telemetry.metrics.consumed(delivery.stream, "dead")
         await delivery.term()
 
 

@@ -33,6 +33,7 @@ class Event(Generic[FactT]):
     id: str
     time: datetime
     trace: Trace
+    """Where the handling of it stands: a span below the one that stated it."""
     restated: bool = False
     """Whether the publisher said it again because it misses the answer: then it wants one, even a second time."""
 
@@ -46,19 +47,23 @@ class Outgoing:
     payload: bytes
     headers: Mapping[str, str]
     created_at: datetime
+    trace: Trace | None = None
+    """Where the statement stands, as its ``traceparent`` says; None for what was read back."""
 
 
 def seal(fact: Fact, *, cause: Cause, now: datetime, restated: bool = False) -> Outgoing:
     """Put a fact into its envelope. Its id is new; the trace continues that of the cause."""
     message_id = uuid7()
-    headers = headers_of(message_id, fact.type, trace=cause.trace, now=now)
+    trace = cause.trace.child()
+    headers = headers_of(message_id, fact.type, trace=trace, now=now)
     if restated:
         headers["restated"] = "1"
-    return Outgoing(message_id, fact.subject, fact.model_dump_json(exclude_none=True).encode(), headers, now)
+    payload = fact.model_dump_json(exclude_none=True).encode()
+    return Outgoing(message_id, fact.subject, payload, headers, now, trace)
 
 
 def headers_of(message_id: UUID, kind: str, *, trace: Trace, now: datetime) -> dict[str, str]:
-    """Write the headers of a new message of type `kind`, caused at `trace`."""
+    """Write the headers of a new message of type `kind`, stated at `trace`."""
     return {
         "ce-specversion": "1.0",
         "ce-id": str(message_id),
@@ -67,7 +72,7 @@ def headers_of(message_id: UUID, kind: str, *, trace: Trace, now: datetime) -> d
         "ce-time": now.isoformat().replace("+00:00", "Z"),
         "content-type": "application/json",
         "Nats-Msg-Id": str(message_id),
-        "traceparent": trace.child().header,
+        "traceparent": trace.header,
     }
 
 
@@ -85,4 +90,4 @@ def open_envelope(fact_type: type[FactT], payload: bytes, headers: Mapping[str, 
         raise Refusal("unreadable_message", f"not a {fact_type.type}: {detail}", Kind.MALFORMED, fields) from error
     except (ValueError, OverflowError) as error:
         raise Refusal("unreadable_message", f"ce-time: {error}", Kind.MALFORMED) from error
-    return Event(fact, headers.get("ce-id", ""), time, Trace.parse(headers.get("traceparent")), "restated" in headers)
+    return Event(fact, headers.get("ce-id", ""), time, Trace.enter(headers.get("traceparent")), "restated" in headers)

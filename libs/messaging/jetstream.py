@@ -17,7 +17,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from libs.contracts import stream_of
-from libs.messaging.bus import BusUnavailable, Durable, StreamForgot, StreamState
+from libs.messaging.bus import BusUnavailable, Durable, Lag, StreamForgot, StreamState
 from libs.messaging.durable import INCARNATION, incarnation_of
 from libs.messaging.envelope import Outgoing
 from libs.messaging.pull import Pull
@@ -258,6 +258,12 @@ class JetStream:
                 await result
 
         await self._client.subscribe(subject, cb=on_message)
+
+    async def lag(self, durable: Durable) -> Lag:
+        """Ask how far a durable consumer is behind."""
+        with _unavailable():
+            there = await self._js.consumer_info(durable.stream, durable.name)
+        return Lag(there.num_pending or 0, there.num_ack_pending or 0)
 
     async def close(self) -> None:
         """Flush what was sent and leave. Not drain(), which can stall for 30 s after pulls."""

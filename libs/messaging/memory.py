@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from libs.contracts import stream_of
-from libs.messaging.bus import BusUnavailable, Delivery, Durable, StreamForgot, StreamState, matches
+from libs.messaging.bus import BusUnavailable, Delivery, Durable, Lag, StreamForgot, StreamState, matches
 from libs.messaging.envelope import Outgoing
 
 Hear = Callable[[str], Awaitable[None] | None]
@@ -151,6 +151,12 @@ class MemoryBus:
         """Call `hear` with the subject of whatever passes by, duplicates and what no stream keeps included."""
         self.broker.listeners.append((self, subject, hear))
 
+    async def lag(self, durable: Durable) -> Lag:
+        """Ask how far a durable consumer is behind."""
+        self._check()
+        progress = self.broker.streams[durable.stream].durables[durable.name]
+        return Lag(progress.pending(), len(progress.due))
+
     async def close(self) -> None:
         """Leave. What was delivered and not acknowledged comes to another replica after its `ack_wait`."""
         self.broker.listeners = [listener for listener in self.broker.listeners if listener[0] is not self]
@@ -195,6 +201,11 @@ class _Progress:
     position: int = 0
     due: dict[int, float] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+
+    def pending(self) -> int:
+        """Count what is still to be handed out for the first time."""
+        ahead = self.stream.messages[self.position :]
+        return sum(any(matches(pattern, message.subject) for pattern in self.subjects) for message in ahead)
 
     def take(self, limit: int, *, now: float, ack_wait_s: float) -> list[Stored]:
         """Hand out up to `limit` messages: what is due again comes first, since it is older."""

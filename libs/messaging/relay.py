@@ -16,6 +16,8 @@ from libs.messaging.bus import Bus, BusUnavailable, StreamForgot
 from libs.messaging.envelope import Outgoing
 from libs.messaging.own_stream import OwnStream
 from libs.storage import Database, is_transient
+from libs.telemetry import Telemetry
+from libs.telemetry.messaging import sending
 
 BATCH: Final = 256
 """Messages in one atomic batch. Larger batches gain little and delay their first message."""
@@ -42,7 +44,8 @@ class Relay:
     outage, oldest first. No order holds between processes, and nothing may rely on one.
     """
 
-    def __init__(self, database: Database, bus: Bus, service: str) -> None:
+    def __init__(self, database: Database, bus: Bus, service: str, telemetry: Telemetry | None = None) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._database = database
         self._bus = bus
         self.stream = OwnStream(database, bus, service)
@@ -116,7 +119,8 @@ class Relay:
     async def _publish(self, batch: list[Outgoing]) -> None:
         standing = await self.stream.assured()
         try:
-            sequences = await self._bus.publish(batch, above=standing.newest)
+            with sending(self._telemetry, batch):
+                sequences = await self._bus.publish(batch, above=standing.newest)
         except StreamForgot:
             self.stream.doubt()
             raise

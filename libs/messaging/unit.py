@@ -14,6 +14,8 @@ from libs.messaging import outbox
 from libs.messaging.awaiting import Awaited, Awaits
 from libs.messaging.envelope import Cause, Outgoing, seal
 from libs.storage import Database
+from libs.telemetry import Telemetry
+from libs.telemetry.messaging import created
 
 StoreT = TypeVar("StoreT")
 
@@ -68,7 +70,9 @@ class Units(Generic[StoreT]):
         store: Callable[[AsyncConnection], StoreT],
         relay: Outlet,
         awaits: Awaits[StoreT] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self.telemetry = telemetry or Telemetry()
         self._database = database
         self._store = store
         self._relay = relay
@@ -86,6 +90,7 @@ class Units(Generic[StoreT]):
             if deadline.expired():
                 raise DeadlineExceeded(f"a unit of work took longer than {DEADLINE_S:.0f} s") from error
             raise
+        created(self.telemetry.spans, unit.outgoing)
         self._relay.offer(unit.outgoing)
         for key, value in unit.told.items():
             self.awaited.tell(key, value)

@@ -5,13 +5,14 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import URL, Connection, Engine, Table, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 BUSY_TIMEOUT_MS: Final = 5_000
 _TRANSIENT_SQLSTATES: Final = ("08", "40", "53", "55P03", "57")
@@ -97,6 +98,12 @@ class Database:
         """Raise unless the database answers."""
         async with self.reading() as connection:
             await connection.execute(text("select 1"))
+
+    def connections(self, state: Literal["in_use", "idle"]) -> int:
+        """Count the connections that are open, and in that state."""
+        pools = {engine.pool for engine in (self._writer, self._reader)}
+        queues = [pool for pool in pools if isinstance(pool, QueuePool)]
+        return sum(queue.checkedout() if state == "in_use" else queue.checkedin() for queue in queues)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -49,6 +49,19 @@ def test_what_is_not_set_has_its_default_and_listens_on_loopback_only() -> None:
     assert settings.stream_max_bytes == 1 << 30
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("", None),
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
+        ("https://collector.example.org/otlp/", "https://collector.example.org/otlp"),
+    ],
+)
+def test_a_collector_is_the_base_of_its_paths(environment: pytest.MonkeyPatch, given: str, meant: str | None) -> None:
+    environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", given)
+    assert ServiceSettings.from_environment().otel_exporter_otlp_endpoint == meant
+
+
 def test_variables_of_others_are_passed_over(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("EDITOR", "ed")
     environment.setenv("UNKNOWN", "…")
@@ -81,6 +94,13 @@ def test_secrets_are_not_shown() -> None:
         ("POOL_SIZE", "65"),
         ("BATCH_LIMIT", "0"),
         ("BATCH_LIMIT", "1001"),
+        ("TRACES_PER_SECOND", "-1"),
+        ("TRACES_PER_SECOND", "nan"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://127.0.0.1:4317"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:port"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318/?a=b"),
     ],
 )
 def test_a_wrong_variable_is_named_in_one_sentence(

@@ -96,3 +96,19 @@ def test_what_is_handed_on_is_read_again() -> None:
     trace = Trace.start()
     assert Trace.parse(trace.header) == trace
     assert Trace.start() != trace
+
+
+def test_whoever_enters_knows_where_from() -> None:
+    trace = Trace.enter(f"00-{TRACE}-{SPAN}-00")
+    assert (trace.trace_id, trace.parent_id, trace.flags) == (TRACE, SPAN, "00")
+    assert trace.span_id != SPAN
+    assert trace.child().parent_id == trace.span_id
+    assert Trace.enter("nonsense").parent_id is None
+
+
+def test_what_is_not_sampled_is_the_same_place() -> None:
+    trace = Trace.enter(f"00-{TRACE}-{SPAN}-01")
+    assert trace.sampled
+    assert not trace.unsampled().sampled
+    assert trace.unsampled().header == f"{trace.header[:-2]}00"
+    assert trace.unsampled().parent_id == SPAN

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 from libs.errors import Kind, Refusal, invalid_field, unavailable
 from libs.messaging.bus import BusUnavailable
 from libs.storage import is_transient
-from libs.tracing import Trace
+from libs.telemetry import Telemetry
 from libs.web.identity import Verifier
+from libs.web.observing import TRACE, exposing, observing
 from libs.web.problems import from_http_exception, invalid_request, problem, problem_response
 from libs.web.routes import Call, Edge, Route
 
@@ -21,8 +22,6 @@ KEY_AT_MOST: Final = 255
 REQUEST_TIMEOUT_S: Final = 30.0
 
 log = structlog.get_logger()
-
-TRACE: Final = web.RequestKey("trace", Trace)
 
 
 class Readiness(Protocol):
@@ -37,11 +36,14 @@ class Readiness(Protocol):
         ...
 
 
-def make_app(routes: Sequence[Route], readiness: Readiness, verifier: Verifier) -> web.Application:
-    """Build the application: the routes, ``/livez`` and ``/readyz``, and one place that maps errors."""
-    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=[answer_problems])
+def make_app(
+    routes: Sequence[Route], readiness: Readiness, verifier: Verifier, telemetry: Telemetry
+) -> web.Application:
+    """Build the application: the routes, probes, ``/metrics``, and one place that maps errors."""
+    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=[observing(telemetry), answer_problems])
     app.router.add_get("/livez", alive)
     app.router.add_get("/readyz", _ready(readiness))
+    app.router.add_get("/metrics", exposing(telemetry))
     for route in routes:
         app.router.add_route(route.method, route.path, _serve(route, readiness, verifier))
     return app
@@ -52,8 +54,7 @@ async def answer_problems(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Turn whatever a handler raises into a problem. Nobody outside ever sees a stack trace."""
-    trace = Trace.parse(request.headers.get("traceparent"))
-    request[TRACE] = trace
+    trace = request[TRACE]
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
             return await handler(request)
@@ -86,7 +87,7 @@ def _serve(
         call: Call[Any] = Call(
             input=await _input(route, request),
             path=dict(request.match_info),
-            trace=request[TRACE].child(),
+            trace=request[TRACE],
             route=route.name,
             key=_key(request),
             who=who,

@@ -128,7 +128,8 @@ class _Line(Generic[StoreT]):
     async def _carry_out(self, taken: list[tuple[Command[Any], asyncio.Future[Outcome[Any]]]]) -> None:
         commands = [command for command, _ in taken]
         try:
-            outcomes = await self._try(commands)
+            with self._units.telemetry.committing(self._handler.__name__, [command.trace for command in commands]):
+                outcomes = await self._try(commands)
         except Exception as error:  # noqa: BLE001 - every waiting request gets its answer, whatever happened
             if len(taken) > 1 and not is_transient(error):
                 for one in taken:  # one that breaks its transaction must not break the others'

@@ -76,6 +76,7 @@ async def started(folder: Path, *arguments: str, **extra: str) -> AsyncIterator[
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 async def test_run_says_when_it_is_ready_restarts_what_dies_and_leaves_nothing_behind(tmp_path: Path) -> None:
     async with started(tmp_path, "run") as run:
+        assert await run.line("metrics ") == f"metrics {run.url}/metrics  gateway"
         assert await run.line("ready ") == f"ready {run.url}"
         billing = next(pid for pid, command in run.pids().items() if command.rstrip().endswith("/billing"))
         os.kill(billing, signal.SIGKILL)
@@ -104,6 +105,15 @@ def test_printing_never_waits_for_a_reader() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.wait(timeout=30) == 0
+
+
+async def test_a_collector_that_is_no_address_stops_the_start(tmp_path: Path) -> None:
+    async with started(tmp_path, "run", OTEL_EXPORTER_OTLP_ENDPOINT="127.0.0.1:4318") as run:
+        assert await run.process.wait() == 2
+        assert run.process.stdout is not None
+        said = (await run.process.stdout.read()).decode()
+        assert said.startswith("setting OTEL_EXPORTER_OTLP_ENDPOINT: ")
+        assert len(said.splitlines()) == 1
 
 
 async def test_a_port_in_use_is_one_clear_sentence(tmp_path: Path) -> None:

@@ -177,3 +177,39 @@ async def test_the_database_refuses_a_second_order_of_the_same_id(bench: Workben
         await add(bench, replace(order, price_minor=1))
     async with bench.units.read() as store:
         assert await store.find(order.id, order.user_id) == order
+
+
+async def test_the_oldest_pending_order_is_found_and_settled_ones_do_not_count(bench: Workbench[Orders]) -> None:
+    async def oldest() -> datetime | None:
+        async with bench.units.read() as store:
+            return await store.oldest_pending()
+
+    assert await oldest() is None
+    settled = order_of(uuid7(), created_at=NOW - timedelta(hours=1))
+    cancelled = order_of(uuid7(), created_at=NOW - timedelta(hours=1))
+    await add(
+        bench,
+        settled,
+        cancelled,
+        order_of(uuid7(), created_at=NOW),
+        order_of(uuid7(), created_at=NOW + timedelta(hours=1)),
+    )
+    async with bench.units.begin() as unit:
+        moved = [replace(settled, status=OrderStatus.CONFIRMED), replace(cancelled, status=OrderStatus.CANCELLED)]
+        await unit.store.save(moved, due_at=NOW)
+    assert await oldest() == NOW
+
+
+async def test_the_oldest_pending_order_is_found_without_reading_settled_ones(bench: Workbench[Orders]) -> None:
+    async with bench.units.begin() as unit:
+        many = [order_of(uuid7(), status=OrderStatus.CONFIRMED) for _ in range(2_000)]
+        await unit.store.add(many, due_at=NOW)
+        await unit.store.save(many, due_at=NOW)
+    explain = "explain query plan" if bench.database.is_sqlite else "analyze orders; explain"
+    *before, explaining = explain.split("; ")
+    async with bench.database.writing() as connection:
+        for statement in before:
+            await connection.exec_driver_sql(statement)
+        query = "select min(created_at) from orders where due_at is not null and status = 'pending'"
+        plan = str((await connection.exec_driver_sql(f"{explaining} {query}")).all())
+    assert "orders_due" in plan

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from libs.contracts import stream_of
-from libs.messaging.bus import Bus, BusUnavailable, Delivery, Durable
+from libs.messaging.bus import Bus, BusUnavailable, Delivery, Durable, Lag
 from libs.messaging.envelope import Outgoing
 from libs.messaging.jetstream import JetStream
 from libs.messaging.tests.conftest import Connect
@@ -371,3 +371,39 @@ async def _in_place(bus: Bus) -> None:
     """Wait until the server knows of every subscription: it answers a ping only after what came before."""
     if isinstance(bus, JetStream):
         await bus._client.flush()
+
+
+# Lag
+
+
+async def test_a_consumer_knows_how_far_it_is_behind(bus: Bus, service: str) -> None:
+    durable = Durable(stream_of(service), "reader", (f"{service}.order.placed.*",))
+    subscription = await bus.subscribe(durable)
+    assert await bus.lag(durable) == Lag(0, 0)
+    await bus.publish([*messages(service, 3), *messages(service, 2, "order.confirmed")])
+    taken = await take(subscription, 3)
+    assert await bus.lag(durable) == Lag(0, 3)
+    await acknowledge(taken)
+
+    async def caught_up() -> bool:
+        return await bus.lag(durable) == Lag(0, 0)
+
+    await eventually(caught_up)
+
+
+async def test_messages_that_nobody_pulls_are_pending(bus: Bus, connect: Connect, service: str) -> None:
+    durable = everything(service)
+    subscription = await bus.subscribe(durable)
+    await subscription.close()
+    await bus.publish(messages(service, 4))
+
+    async def pending() -> int:
+        lag = await bus.lag(durable)
+        return lag.pending + lag.ack_pending
+
+    assert await pending() == 4
+
+
+async def test_a_consumer_that_is_not_there_has_no_lag(bus: Bus, service: str) -> None:
+    with pytest.raises(Exception, match=r"."):
+        await bus.lag(Durable(stream_of(service), "nobody", (f"{service}.>",)))
