@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,10 +282,17 @@ def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event
         uvloop.run(main())
 
 
-def main_of(service: Service[Any, Any]) -> None:
-    """The program of a service: ``billing`` runs it, ``billing migrate`` brings its database up to date."""
+def main_of(service: Service[Any, Any], others: Mapping[str, Callable[[Sequence[str]], None]] | None = None) -> None:
+    """The program of a service: ``billing`` runs it, ``billing migrate`` brings its database up to date.
+
+    `others` are its own commands; each gets the arguments that follow its name.
+    """
+    others = others or {}
+    if len(sys.argv) > 1 and sys.argv[1] in others:
+        others[sys.argv[1]](sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog=service.name, description=f"The {service.name} service of Orderly.")
-    parser.add_argument("command", nargs="?", choices=["run", "migrate"], default="run")
+    parser.add_argument("command", nargs="?", choices=["run", "migrate", *others], default="run")
     command = parser.parse_args().command
     settings = service.settings.from_environment()
     if command == "migrate":

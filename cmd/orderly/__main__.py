@@ -1,4 +1,4 @@
-"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``, ``contracts``, ``newman``."""
+"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``migrate``, ``contracts``, ``rotate-keys``, …"""
 
 import argparse
 import asyncio
@@ -6,8 +6,11 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from auth import rotation
+from auth.settings import KeySettings
 from libs.local.servers import CannotStart
 from orderly.contracts import write_contracts
+from orderly.credentials import key_files
 from orderly.demo import demo
 from orderly.newman import ROOT, newman
 from orderly.run import run
@@ -29,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _perform(given: argparse.Namespace, settings: Settings) -> int:
+def _perform(given: argparse.Namespace, settings: Settings) -> int:  # noqa: PLR0911 - one for each command
     match given.command:
         case "run":
             plan = Plan.of(settings, database=given.database, replicas=given.replicas)
@@ -40,6 +43,9 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
             return _finish(tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject))
         case "migrate":
             return _finish(migrate_all(Plan.of(settings, database=given.database)))
+        case "rotate-keys":
+            private, public = key_files(settings.data_dir / "keys")
+            return rotation.perform(given, KeySettings(jwt_private_key=private, jwt_public_keys=public))
         case "contracts":
             for path in write_contracts(ROOT):
                 print(path.relative_to(ROOT))
@@ -71,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 
     migrating = commands.add_parser("migrate", help="bring the databases up to date")
     migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
+
+    rotating = commands.add_parser("rotate-keys", help="replace the keys that sign tokens; nobody is refused meanwhile")
+    rotation.add_options(rotating)
 
     commands.add_parser("contracts", help="write the contracts of this checkout")
 
