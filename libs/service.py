@@ -127,7 +127,7 @@ class Running(Generic[StoreT, ToolsT]):
             issuer=self._settings.jwt_issuer,
             audience=self._settings.jwt_audience,
         )
-        app = make_app(self.service.routes, self, verifier)
+        app = make_app(self.service.routes, self, verifier, requests_at_most=self._settings.requests_at_most)
         work = asyncio.create_task(self._work(connect), name=self.service.name)
         work.add_done_callback(self._report)
         try:
@@ -267,6 +267,7 @@ _PRUNING: Final[tuple[Chore[Any], ...]] = (Chore(prune_outbox, every_s=60.0), Ch
 def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run `work` as the process `name` until SIGTERM or SIGINT sets the event it is given."""
     logs.configure(name, level=settings.log_level)
+    _raise_limit_of_files()
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -280,6 +281,15 @@ def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event
         import uvloop  # noqa: PLC0415 - not on Windows
 
         uvloop.run(main())
+
+
+def _raise_limit_of_files() -> None:
+    """Allow as many open files, and so connections, as the process may allow itself; 65,536 are plenty."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - not on Windows
+
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, 65_536)), most))
 
 
 def main_of(service: Service[Any, Any], others: Mapping[str, Callable[[Sequence[str]], None]] | None = None) -> None:

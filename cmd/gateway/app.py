@@ -4,17 +4,20 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from gateway.api import Gateway
+from gateway.api import HEALTH, Gateway
 from gateway.docs import add_docs
 from gateway.settings import Settings
 from gateway.upstream import Upstream
-from libs.web.app import BODY_AT_MOST, alive, answer_problems
+from libs.web.app import admit, alive, answer_problems
 from libs.web.identity import Verifier
+from libs.web.problems import BODY_AT_MOST
 
 
 def make_gateway(settings: Settings) -> web.Application:
     """Build the gateway's application."""
-    upstream = Upstream(settings.replicas(), timeout_s=settings.upstream_timeout_s)
+    upstream = Upstream(
+        settings.replicas(), timeout_s=settings.upstream_timeout_s, requests_at_most=settings.requests_at_most
+    )
     verifier = Verifier(settings.jwt_public_keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
 
     async def connections(_app: web.Application) -> AsyncIterator[None]:
@@ -22,7 +25,8 @@ def make_gateway(settings: Settings) -> web.Application:
         yield
         await upstream.close()
 
-    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=[answer_problems])
+    admitting = admit(settings.requests_at_most, always=("/livez", "/readyz", *HEALTH))
+    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=[answer_problems, admitting])
     app.cleanup_ctx.append(connections)
     app.router.add_get("/livez", alive)
     app.router.add_get("/readyz", alive)
