@@ -62,7 +62,7 @@ class Gateway:
         for door in DOORS:
             handler = self._through(door)
             app.router.add_route("*", BASE + door.path, handler)
-            app.router.add_route("*", f"{BASE}{door.path}/{{rest:.*}}", handler)
+            app.router.add_route("*", f"{BASE}{door.path}/{{rest:[\\s\\S]*}}", handler)
 
     def _through(self, door: Door) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def pass_on(request: web.Request) -> web.Response:

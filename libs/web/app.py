@@ -1,6 +1,7 @@
 """The aiohttp application of a service, made from its table of routes."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
@@ -26,6 +27,9 @@ from libs.web.routes import Call, Edge, Route
 
 BODY_WITHIN_S: Final = 10.0
 KEY_AT_MOST: Final = 255
+KEY_PATTERN: Final = "^[!-~]([ -~]*[!-~])?$"
+"""Printable ASCII. A header's value neither begins nor ends with a blank."""
+
 REQUEST_TIMEOUT_S: Final = 30.0
 
 log = structlog.get_logger()
@@ -56,7 +60,8 @@ def make_app(
     app.router.add_get("/livez", alive)
     app.router.add_get("/readyz", _ready(readiness))
     for route in routes:
-        app.router.add_route(route.method, route.path, _serve(route, readiness, verifier))
+        path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)  # aiohttp's own parameters take no braces
+        app.router.add_route(route.method, path, _serve(route, readiness, verifier))
     return app
 
 
@@ -178,8 +183,8 @@ def _key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is None or request.method != "POST":
         return None
-    if not key or len(key) > KEY_AT_MOST or not key.isprintable():
-        raise invalid_field("Idempotency-Key", f"must have 1 to {KEY_AT_MOST} printable characters")
+    if len(key) > KEY_AT_MOST or not re.fullmatch(KEY_PATTERN, key):
+        raise invalid_field("Idempotency-Key", f"must have 1 to {KEY_AT_MOST} printable ASCII characters")
     return key
 
 
