@@ -116,6 +116,26 @@ async def test_one_key_at_a_time_has_one_effect(system: System) -> None:
         assert (status, problem["type"]) == (422, "/problems/idempotency_key_reused")
 
 
+@pytest.mark.parametrize(
+    ("path", "made"), [("/orders", {"price": "1"}), ("/notifications", {"subject": "x", "body": "y"})]
+)
+async def test_a_list_that_grows_is_still_read_without_gap_or_repetition(
+    system: System, path: str, made: dict[str, str]
+) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("0.01")
+        first = [(await ann.call("POST", path, made))[1]["id"] for _ in range(4)]
+        read: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            _, page = await ann.call("GET", f"{path}?limit=1{cursor}")
+            read += [item["id"] for item in page["items"]]
+            cursor = f"&cursor={page['next']}" if page["next"] else None
+            await ann.call("POST", path, made)
+        assert [one for one in read if one in first] == first[::-1]
+        assert len(set(read)) == len(read)
+
+
 async def test_a_refusal_is_replayed_and_says_so(system: System) -> None:
     async with customers(system) as customer:
         ann = await customer().arrive("5")
