@@ -39,6 +39,12 @@ dead *args: (_setup "local")
 migrate database="sqlite": (_setup "local")
     @exec .venv/bin/orderly migrate {{ database }}
 
+# Replace the keys that sign tokens, while the system runs or not: rotate-keys [--finish] [--help]
+[group('run')]
+[no-exit-message]
+rotate-keys *args: (_setup "local")
+    @exec .venv/bin/orderly rotate-keys {{ args }}
+
 # Delete the data, the logs and the keys of `run` and `demo`
 [group('run')]
 clean:

@@ -17,6 +17,7 @@ class Kind(StrEnum):
     NOT_ALLOWED = "not_allowed"  # the resource exists, the method does not
     CONFLICT = "conflict"  # the state says no
     TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"  # the request did not arrive in time
     UNAVAILABLE = "unavailable"  # nothing is wrong with the request: try again later
 
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +132,13 @@ class Running(Generic[StoreT, ToolsT]):
             audience=self._settings.jwt_audience,
         )
         self._watch_memory()
-        app = make_app(self.service.routes, self, verifier, self.telemetry)
+        app = make_app(
+            self.service.routes,
+            self,
+            verifier,
+            self.telemetry,
+            requests_at_most=self._settings.requests_at_most,
+        )
         work = asyncio.create_task(self._work(connect), name=self.service.name)
         work.add_done_callback(self._report)
         try:
@@ -298,6 +304,7 @@ _PRUNING: Final[tuple[Chore[Any], ...]] = tuple(
 def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run `work` as the process `name` until SIGTERM or SIGINT sets the event it is given."""
     logs.configure(name, level=settings.log_level)
+    _raise_limit_of_files()
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -313,10 +320,26 @@ def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event
         uvloop.run(main())
 
 
-def main_of(service: Service[Any, Any]) -> None:
-    """The program of a service: ``billing`` runs it, ``billing migrate`` brings its database up to date."""
+def _raise_limit_of_files() -> None:
+    """Allow as many open files, and so connections, as the process may allow itself; 65,536 are plenty."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - not on Windows
+
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, 65_536)), most))
+
+
+def main_of(service: Service[Any, Any], others: Mapping[str, Callable[[Sequence[str]], None]] | None = None) -> None:
+    """The program of a service: ``billing`` runs it, ``billing migrate`` brings its database up to date.
+
+    `others` are its own commands; each gets the arguments that follow its name.
+    """
+    others = others or {}
+    if len(sys.argv) > 1 and sys.argv[1] in others:
+        others[sys.argv[1]](sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog=service.name, description=f"The {service.name} service of Orderly.")
-    parser.add_argument("command", nargs="?", choices=["run", "migrate"], default="run")
+    parser.add_argument("command", nargs="?", choices=["run", "migrate", *others], default="run")
     command = parser.parse_args().command
     settings = service.settings.from_environment()
     if command == "migrate":

@@ -35,6 +35,8 @@ class HttpSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    requests_at_most: int = Field(1000, ge=1, description="requests under way at a time; beyond it 503 at once")
+    connections_at_most: int = Field(2000, ge=1, description="connections at a time; beyond it idle ones are closed")
     jwt_public_keys: Path = Field(
         Path("etc/keys/jwt-public.pem"),
         description="PEM file with the public keys that verify tokens (one or two)",

@@ -1,7 +1,7 @@
 """What auth answers over HTTP: registration, login, and the keys that verify tokens."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel, Field, SecretStr
@@ -34,6 +34,9 @@ class Tools:
 
 
 AuthEdge: TypeAlias = Edge[Users, Tools]
+KEYS_KEPT_S: Final = 5
+"""How long others may keep the keys: a rotation waits longer than this."""
+
 Password = Annotated[SecretStr, Field(min_length=1, max_length=128)]
 
 
@@ -122,7 +125,7 @@ async def _known(given: LogIn, edge: AuthEdge) -> User | None:
 
 async def show_keys(_call: Call[None], edge: AuthEdge) -> Answer:
     """Show the keys that verify tokens."""
-    return Answer(200, Jwks(keys=edge.tools.tokens.public_keys()), {"Cache-Control": "max-age=60"})
+    return Answer(200, Jwks(keys=edge.tools.tokens.public_keys()), {"Cache-Control": f"max-age={KEYS_KEPT_S}"})
 
 
 ROUTES = (

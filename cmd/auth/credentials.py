@@ -10,19 +10,20 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import jwt
+import structlog
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from auth.settings import Settings
-from libs.errors import overloaded
+from libs.errors import overloaded, unavailable
 from libs.ids import uuid7
-from libs.web.identity import ALGORITHM, jwk_of, load_public_keys
+from libs.web.keys import ALGORITHM, SigningKey, Watched, jwk_of, load_public_keys, load_signing_key
 
 WAITING_AT_MOST: Final = 1_024
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class Passwords:
@@ -63,15 +64,14 @@ class Passwords:
 
 
 class Tokens:
-    """Signs tokens with the private key, and shows the public keys that verify them."""
+    """Signs tokens with the private key as it is now, and shows the public keys that verify them."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        key = load_pem_private_key(settings.jwt_private_key.read_bytes(), password=None)
-        if not isinstance(key, RSAPrivateKey):
-            raise TypeError(f"{settings.jwt_private_key}: an RSA key is needed to sign {ALGORITHM} tokens")
-        self._key = key
-        self._kid = jwk_of(key.public_key())["kid"]
+        self._current = load_signing_key(settings.jwt_private_key)
+        self._wanted = self._current
+        self._signing = Watched(settings.jwt_private_key, load_signing_key)
+        self._verifying = Watched(settings.jwt_public_keys, load_public_keys)
 
     @property
     def lifetime_s(self) -> int:
@@ -90,8 +90,25 @@ class Tokens:
             "exp": now + self.lifetime_s,
             "jti": str(uuid7()),
         }
-        return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._kid})
+        signer = self._signer()
+        return jwt.encode(claims, signer.key, algorithm=ALGORITHM, headers={"kid": signer.kid})
 
     def public_keys(self) -> list[dict[str, str]]:
-        """Show the keys that verify tokens, as JWKs."""
-        return [jwk_of(key) for key in load_public_keys(self._settings.jwt_public_keys).values()]
+        """Show the keys that verify tokens, as JWKs. Raises `Refusal` (unavailable)."""
+        keys = self._verifying.value()
+        if keys is None:
+            raise unavailable("the file with the public keys")
+        return [jwk_of(key) for key in keys.values()]
+
+    def _signer(self) -> SigningKey:
+        """Take up a replaced private key, but not one whose tokens nobody could verify."""
+        wanted = self._signing.value() or self._current
+        if wanted.kid == self._current.kid:
+            return self._current
+        if wanted.kid in (self._verifying.value() or {}):
+            log.info("signs with another key", kid=wanted.kid, before=self._current.kid)
+            self._current = wanted
+        elif wanted is not self._wanted:
+            log.error("the private key is not among the public ones; goes on with the one before", kid=wanted.kid)
+        self._wanted = wanted
+        return self._current

@@ -1,10 +1,10 @@
 """What billing answers over HTTP, about the caller's own account."""
 
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Annotated, TypeAlias
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from billing.domain import DeclineReason, Transfer, TransferKind
 from billing.handlers import Moved, Movement, declined, deposit, withdraw
@@ -13,12 +13,14 @@ from billing.settings import Settings
 from libs.ids import uuid7
 from libs.money import Amount, Money, SignedMoney
 from libs.web.commands import CommandHandler
-from libs.web.fields import Page, Request, invalid_cursor
+from libs.web.fields import Matches, Page, Request
 from libs.web.routes import Answer, Call, Edge, Route
 
-VERSION_DIGITS: Final = 18
-"""Digits of a version, at most: what fits into the database's bigint."""
-
+Version = Annotated[
+    str,
+    # as many digits as fit into the database's bigint
+    Matches("[0-9]{1,18}", "must be the `next` of another page"),
+]
 BillingEdge: TypeAlias = Edge[Books, Settings]
 
 
@@ -26,6 +28,12 @@ class MoveMoney(Request):
     """How much to bring in, or to take out."""
 
     amount: Amount
+
+
+class StatementPage(Page):
+    """Which part of a statement."""
+
+    cursor: Version | None = Field(None, description="the `next` of the page before")
 
 
 class Account(BaseModel):
@@ -86,13 +94,13 @@ async def _move(handler: CommandHandler[Movement, Books, Moved], call: Call[Move
     return Answer(201, MovementMade(id=moved.transfer_id, amount=moved.amount_minor, balance=moved.balance_minor))
 
 
-async def show_statement(call: Call[Page], edge: BillingEdge) -> Answer:
+async def show_statement(call: Call[StatementPage], edge: BillingEdge) -> Answer:
     """List what changed the caller's balance."""
     async with edge.read() as books:
         wallet = (await books.wallets([call.caller.user_id])).get(call.caller.user_id)
         if wallet is None:
             raise declined(DeclineReason.ACCOUNT_NOT_OPEN)
-        below = _version(call.input.cursor)
+        below = int(call.input.cursor) if call.input.cursor is not None else None
         found = await books.statement(wallet.account_id, below_version=below, limit=call.input.limit + 1)
     shown = found[: call.input.limit]
     more = str(shown[-1].version) if len(found) > len(shown) else None
@@ -108,14 +116,6 @@ def _entry(transfer: Transfer) -> Entry:
         order_id=transfer.order_id,
         created_at=transfer.at,
     )
-
-
-def _version(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= VERSION_DIGITS):
-        raise invalid_cursor()
-    return int(cursor)
 
 
 ROUTES = (
@@ -141,7 +141,7 @@ ROUTES = (
         "/billing/statement",
         show_statement,
         {200: Statement},
-        query=Page,
+        query=StatementPage,
         refusals=("account_not_open",),
     ),
 )

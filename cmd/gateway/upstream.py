@@ -40,11 +40,15 @@ class Reply:
 class Upstream:
     """Sends requests to the replicas of the services in turn, over connections that are kept."""
 
-    def __init__(self, replicas: Mapping[str, tuple[str, ...]], *, timeout_s: float, spans: Spans) -> None:
+    def __init__(
+        self, replicas: Mapping[str, tuple[str, ...]], *, timeout_s: float, requests_at_most: int, spans: Spans
+    ) -> None:
         self._spans = spans
         self._replicas = dict(replicas)
         self._turns = {service: itertools.cycle(urls) for service, urls in replicas.items()}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=2)
+        # Nobody waits for a connection: there is one for each request, and some for questions about health.
+        self._connections = requests_at_most + 4 * sum(map(len, replicas.values()))
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -55,7 +59,7 @@ class Upstream:
     async def open(self) -> None:
         """Make the pool of connections."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=1024, keepalive_timeout=30), auto_decompress=False
+            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=30), auto_decompress=False
         )
 
     async def close(self) -> None:

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from auth import rotation
+from auth.settings import KeySettings
 from libs.local.servers import CannotStart
 from orderly.contracts import current_version, write_contracts
+from orderly.credentials import key_files
 from orderly.dead import add_parser as add_dead
 from orderly.dead import dead
 from orderly.demo import demo
@@ -39,6 +42,9 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
             return _contracts(given)
         case "trace":
             return trace(given.fact, mermaid=given.mermaid, write=given.write)
+        case "rotate-keys":
+            private, public = key_files(settings.data_dir / "keys")
+            return rotation.perform(given, KeySettings(jwt_private_key=private, jwt_public_keys=public))
         case "newman":
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
         case _:
@@ -104,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     tracing.add_argument("fact", nargs="?", help="only what follows from this, like orders.order.placed or 'billing.>'")
     tracing.add_argument("--mermaid", action="store_true", help="as a Mermaid diagram")
     tracing.add_argument("--write", action="store_true", help="write docs/trace.md")
+    rotating = commands.add_parser("rotate-keys", help="replace the keys that sign tokens; nobody is refused meanwhile")
+    rotation.add_options(rotating)
 
     asking = commands.add_parser("newman", help="run the Postman collection against a running system")
     asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")

@@ -12,7 +12,7 @@ from libs.service import Service
 from libs.storage import Database
 from libs.storage.database import driver_url
 from libs.storage.migrations import pending
-from orderly.credentials import write_private
+from libs.web.keys import write_whole
 from orderly.settings import Settings
 
 ANNOUNCED: Final = "databases.json"
@@ -28,7 +28,7 @@ def sqlite_file(data_dir: Path, service: str) -> Path:
 
 def announce(data_dir: Path, urls: Mapping[str, str]) -> None:
     """Let other commands know where the databases of this process' system are."""
-    write_private(data_dir / ANNOUNCED, json.dumps({"pid": os.getpid(), "urls": dict(urls)}, indent=2).encode())
+    write_whole(data_dir / ANNOUNCED, json.dumps({"pid": os.getpid(), "urls": dict(urls)}, indent=2).encode())
 
 
 def withdraw(data_dir: Path) -> None:

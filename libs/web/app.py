@@ -1,27 +1,41 @@
 """The aiohttp application of a service, made from its table of routes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ValidationError
 
-from libs.errors import Kind, Refusal, invalid_field, unavailable
+from libs.errors import Kind, Refusal, invalid_field, overloaded, unavailable
 from libs.messaging.bus import BusUnavailable
 from libs.storage import is_transient
 from libs.telemetry import Telemetry
 from libs.web.identity import Verifier
 from libs.web.observing import TRACE, exposing, observing
-from libs.web.problems import from_http_exception, invalid_request, problem, problem_response
+from libs.web.problems import (
+    BODY_AT_MOST,
+    body_too_large,
+    from_http_exception,
+    invalid_request,
+    problem,
+    problem_response,
+)
 from libs.web.routes import Call, Edge, Route
 
-BODY_AT_MOST: Final = 64 * 1024
+BODY_WITHIN_S: Final = 10.0
 KEY_AT_MOST: Final = 255
+KEY_PATTERN: Final = "^[!-~]([ -~]*[!-~])?$"
+"""Printable ASCII. A header's value neither begins nor ends with a blank."""
+
 REQUEST_TIMEOUT_S: Final = 30.0
 
 log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Readiness(Protocol):
@@ -37,22 +51,43 @@ class Readiness(Protocol):
 
 
 def make_app(
-    routes: Sequence[Route], readiness: Readiness, verifier: Verifier, telemetry: Telemetry
+    routes: Sequence[Route], readiness: Readiness, verifier: Verifier, telemetry: Telemetry, *, requests_at_most: int
 ) -> web.Application:
     """Build the application: the routes, probes, ``/metrics``, and one place that maps errors."""
-    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=[observing(telemetry), answer_problems])
+    admitting = admit(requests_at_most, always=("/livez", "/readyz", "/metrics"))
+    middlewares = [observing(telemetry), answer_problems, admitting]
+    app = web.Application(client_max_size=BODY_AT_MOST, middlewares=middlewares)
     app.router.add_get("/livez", alive)
     app.router.add_get("/readyz", _ready(readiness))
     app.router.add_get("/metrics", exposing(telemetry))
     for route in routes:
-        app.router.add_route(route.method, route.path, _serve(route, readiness, verifier))
+        path = re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", route.path)  # aiohttp's own parameters take no braces
+        app.router.add_route(route.method, path, _serve(route, readiness, verifier))
     return app
 
 
+def admit(at_most: int, *, always: Collection[str]) -> Middleware:
+    """Refuse at once what would be more than `at_most` requests under way; the paths in `always` are never refused."""
+    under_way = 0
+
+    @web.middleware
+    async def admitting(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal under_way
+        if request.path in always:
+            return await handler(request)
+        if under_way >= at_most:
+            raise overloaded()
+        under_way += 1
+        try:
+            return await handler(request)
+        finally:
+            under_way -= 1
+
+    return admitting
+
+
 @web.middleware
-async def answer_problems(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into a problem. Nobody outside ever sees a stack trace."""
     trace = request[TRACE]
     try:
@@ -113,6 +148,9 @@ async def _input(route: Route, request: web.Request) -> BaseModel | None:
     if route.body is not None:
         return await _body(route.body, request)
     if route.query is not None:
+        for name in request.query:
+            if len(request.query.getall(name)) > 1:
+                raise invalid_field(name[:100], "is given more than once")
         try:
             return route.query.model_validate_strings(dict(request.query))
         except ValidationError as error:
@@ -120,8 +158,19 @@ async def _input(route: Route, request: web.Request) -> BaseModel | None:
     return None
 
 
+async def read_body(request: web.Request) -> bytes:
+    """Read a body that is neither too large nor too slow. Raises `Refusal`; a stated length is refused unread."""
+    if (request.content_length or 0) > BODY_AT_MOST:
+        raise body_too_large()
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            return await request.read()
+    except TimeoutError:
+        raise Refusal("request_timeout", "the body did not arrive in time", Kind.TOO_SLOW) from None
+
+
 async def _body(model: type[BaseModel], request: web.Request) -> BaseModel:
-    raw = await request.read()
+    raw = await read_body(request)
     if not raw.strip():
         raise invalid_field("body", "is required")
     try:
@@ -134,8 +183,8 @@ def _key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is None or request.method != "POST":
         return None
-    if not key or len(key) > KEY_AT_MOST or not key.isprintable():
-        raise invalid_field("Idempotency-Key", f"must have 1 to {KEY_AT_MOST} printable characters")
+    if len(key) > KEY_AT_MOST or not re.fullmatch(KEY_PATTERN, key):
+        raise invalid_field("Idempotency-Key", f"must have 1 to {KEY_AT_MOST} printable ASCII characters")
     return key
 
 

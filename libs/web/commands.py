@@ -19,7 +19,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.errors import Kind, Refusal, overloaded, unavailable
+from libs.errors import FieldError, Kind, Refusal, overloaded, unavailable
 from libs.messaging.tables import idempotency_keys
 from libs.messaging.unit import Unit, Units
 from libs.storage import is_transient
@@ -34,6 +34,8 @@ RETENTION: Final = timedelta(days=7)
 
 WAITING_AT_MOST: Final = 4_096
 TRIES: Final = 3
+
+_REFUSED: Final = TypeAdapter(tuple[str, str, tuple[FieldError, ...]])
 
 log = structlog.get_logger()
 
@@ -223,15 +225,15 @@ class _Line(Generic[StoreT]):
 
     def _record(self, key: Key, answer: Any, unit: Unit[StoreT]) -> dict[str, Any]:
         if isinstance(answer, Refusal):
-            outcome = "!" + TypeAdapter(tuple[str, str]).dump_json((answer.slug, answer.detail)).decode()
+            outcome = "!" + _REFUSED.dump_json((answer.slug, answer.detail, answer.fields)).decode()
         else:
             outcome = self._result.dump_json(answer).decode()
         return {"id": key.id, "fingerprint": key.fingerprint, "outcome": outcome, "created_at": unit.now}
 
     def _read(self, outcome: str) -> Any:
         if outcome.startswith("!"):
-            slug, detail = TypeAdapter(tuple[str, str]).validate_json(outcome[1:])
-            return Refusal(slug, detail, Kind.CONFLICT)
+            slug, detail, fields = _REFUSED.validate_json(outcome[1:])
+            return Refusal(slug, detail, Kind.CONFLICT, fields)
         return self._result.validate_json(outcome)
 
 

@@ -1,63 +1,56 @@
 """Field types of requests: bounded, and free of what a database or a mail header could trip over."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
 
-from libs.errors import Refusal, invalid_field
 
-_CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
-_CONTROLS_BUT_BREAKS: Final = r"\u0000-\u0008\u000b-\u001f\u007f-\u009f"
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The rule of a text, as a pattern that Python and ECMAScript read alike: checked here, and told in the schema."""
+
+    pattern: str
+    otherwise: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check the rule after all that stands before it."""
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Tell the rule."""
+        return {**handler(schema), "pattern": f"^{self.pattern}$"}
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(self.otherwise)
+        return value
+
+
+_ONE_LINE: Final = Matches(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*", "must be one line without control characters")
+_LINES: Final = Matches(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]*", "must not contain control characters")
 # One address and nothing else: what separates, quotes or comments addresses in a mail header is left out.
-_APART: Final = rf'\s@,;:<>()\[\]\\"{_CONTROLS}'
-_ONE_ADDRESS: Final = rf"[^{_APART}]+@[^{_APART}.]+(\.[^{_APART}.]+)+"
+_PART: Final = r"[^\s\x00-\x1f\x7f-\x9f@,;:<>()\[\]\\\"{more}]+"
+_ADDRESS: Final = Matches(
+    "{local}@{label}([.]{label})+".format(local=_PART.format(more=""), label=_PART.format(more=".")),
+    "must be one e-mail address, like ann@example.org",
+)
 
-_CONTROL: Final = re.compile(f"[{_CONTROLS}]")
-_CONTROL_BUT_BREAKS: Final = re.compile(f"[{_CONTROLS_BUT_BREAKS}]")
-_ADDRESS: Final = re.compile(_ONE_ADDRESS)
-
-
-def _one_line(value: str) -> str:
-    if _CONTROL.search(value):
-        raise ValueError("must be one line without control characters")
-    return value
-
-
-def _lines(value: str) -> str:
-    if _CONTROL_BUT_BREAKS.search(value):
-        raise ValueError("must not contain control characters")
-    return value
-
-
-def _address(value: str) -> str:
-    if not _ADDRESS.fullmatch(value):
-        raise ValueError("must be one e-mail address, like ann@example.org")
-    return value
-
-
-def _described(pattern: str) -> Any:
-    """Say in the schema what a validator checks, which answers with a better sentence than a pattern."""
-    return Field(json_schema_extra={"pattern": f"^{pattern}$"})
-
-
-Line = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_one_line), _described(f"[^{_CONTROLS}]*")
-]
-Lines = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=10_000),
-    AfterValidator(_lines),
-    _described(f"[^{_CONTROLS_BUT_BREAKS}]*"),
-]
-Email = Annotated[
-    str,
-    StringConstraints(min_length=3, max_length=254),
-    AfterValidator(_one_line),
-    AfterValidator(_address),
-    _described(_ONE_ADDRESS),
-]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=200), _ONE_LINE]
+Lines = Annotated[str, StringConstraints(min_length=1, max_length=10_000), _LINES]
+Email = Annotated[str, StringConstraints(min_length=3, max_length=254), _ONE_LINE, _ADDRESS]
 Login = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@+-]{1,64}$")]
 Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9 ()-]{3,32}$")]
 
@@ -68,21 +61,20 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Cursor = Annotated[
+    str,
+    StringConstraints(max_length=36),
+    Matches("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "must be the `next` of another page"),
+]
+
+
 class Page(Request):
     """Which part of a list: newest first, `limit` items at most, after the place that `cursor` names."""
 
     limit: int = Field(20, ge=1, le=100)
-    cursor: str | None = Field(None, max_length=100, description="the `next` of the page before")
-
-
-def invalid_cursor() -> Refusal:
-    """Make the refusal of a cursor that no list has handed out."""
-    return invalid_field("cursor", "must be the `next` of another page")
+    cursor: Cursor | None = Field(None, description="the `next` of the page before")
 
 
 def cursor_id(cursor: str | None) -> UUID | None:
-    """Read a cursor that is an id. Raises `Refusal` when it is none."""
-    try:
-        return UUID(cursor) if cursor is not None else None
-    except ValueError:
-        raise invalid_cursor() from None
+    """Read the cursor of a `Page` as the id that it is."""
+    return UUID(cursor) if cursor is not None else None

@@ -12,7 +12,7 @@ import orjson
 from pydantic import BaseModel, Field
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, NoDefault, models_json_schema
 
-from libs.web.app import KEY_AT_MOST
+from libs.web.app import KEY_AT_MOST, KEY_PATTERN
 from libs.web.problems import TYPE_PREFIX, problem
 from libs.web.routes import Route
 
@@ -27,6 +27,7 @@ STATUSES: Final = {
     "no_such_order": HTTPStatus.NOT_FOUND,
     "not_cancellable": HTTPStatus.CONFLICT,
     "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
+    "request_timeout": HTTPStatus.REQUEST_TIMEOUT,
     "unauthenticated": HTTPStatus.UNAUTHORIZED,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -55,7 +56,7 @@ KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Names this request, so that sending it again does nothing again: the first answer comes back.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_AT_MOST},
+    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_AT_MOST, "pattern": KEY_PATTERN},
 }
 REFERENCE: Final = "#/components/schemas/"
 
@@ -223,7 +224,8 @@ def _refusals(route: Route) -> dict[HTTPStatus, list[str]]:
         "body_too_large": route.body is not None,
         "invalid_request": route.body is not None or route.query is not None or takes_key,
         "idempotency_key_reused": route.body is not None and takes_key,
-        "overloaded": route.method != "GET",
+        "request_timeout": route.body is not None,
+        "overloaded": True,
         "unavailable": True,
     }
     found: dict[HTTPStatus, list[str]] = {}

@@ -18,8 +18,13 @@ STATUSES: Final = {
     Kind.NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
     Kind.CONFLICT: HTTPStatus.CONFLICT,
     Kind.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Kind.TOO_SLOW: HTTPStatus.REQUEST_TIMEOUT,
     Kind.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+BODY_AT_MOST: Final = 64 * 1024
+FIELDS_AT_MOST: Final = 50
+"""How many fields a problem names: an answer must not be much longer than what it answers."""
+
 RETRY_AFTER_S: Final = 1
 TYPE_PREFIX: Final = "/problems/"
 
@@ -63,14 +68,19 @@ def problem(
 
 
 def invalid_request(error: ValidationError, *, where: str) -> Refusal:
-    """Turn pydantic's findings into a refusal that names each field. Echoes no input."""
+    """Turn pydantic's findings into a refusal that names each field, or the first ones. Echoes no values."""
     fields = []
-    for found in error.errors(include_url=False, include_input=False, include_context=False):
-        path = ".".join(str(part) for part in found["loc"] if part not in ("function-before", "function-after"))
+    for found in error.errors(include_url=False, include_input=False, include_context=False)[:FIELDS_AT_MOST]:
+        path = ".".join(str(part)[:100] for part in found["loc"] if part not in ("function-before", "function-after"))
         message = "is not a known field" if found["type"] == "extra_forbidden" else found["msg"]
         fields.append(FieldError(path or where, message.removeprefix("Value error, ")))
     detail = "; ".join(f"{field.field}: {field.detail}" for field in fields[:5])
     return Refusal("invalid_request", detail, Kind.INVALID, fields)
+
+
+def body_too_large() -> Refusal:
+    """Make the refusal of a body of more than `BODY_AT_MOST` bytes."""
+    return Refusal("body_too_large", f"the body may have {BODY_AT_MOST} bytes at most", Kind.TOO_LARGE)
 
 
 def from_http_exception(error: web.HTTPException) -> Refusal | None:
@@ -81,6 +91,6 @@ def from_http_exception(error: web.HTTPException) -> Refusal | None:
         case HTTPStatus.METHOD_NOT_ALLOWED:
             return Refusal("method_not_allowed", "this path does not answer that method", Kind.NOT_ALLOWED)
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            return Refusal("body_too_large", "the body may have 65536 bytes at most", Kind.TOO_LARGE)
+            return body_too_large()
         case _:
             return None

@@ -11,13 +11,27 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from libs.errors import overloaded
 from libs.settings import HttpSettings
-from libs.web.problems import problem
+from libs.web.problems import problem, problem_response
 
 SHUTDOWN_S: Final = 5.0
 """How long requests under way may take to end once no new ones are accepted."""
 
 KEEP_ALIVE_S: Final = 75.0
+HEAD_WITHIN_S: Final = 10.0
+"""How long a request line and its headers may take to arrive, counted from the connection or their first byte."""
+
+ANSWERED_WITHIN_S: Final = 60.0
+"""How long a client may take to read an answer."""
+
+LINGER_S: Final = 1.0
+"""How long what a refused body still sends is read, so that the client gets to see the refusal."""
+
+BUSY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/problem+json\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b"
+)
 
 log = structlog.get_logger()
 
@@ -25,7 +39,71 @@ log = structlog.get_logger()
 class _Protocol(RequestHandler):
     """A connection. What cannot be parsed as HTTP is answered like every other mistake."""
 
-    __slots__ = ()
+    __slots__ = ("_at_most", "_head_late")
+
+    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, at_most: int) -> None:
+        super().__init__(manager, loop=loop, keepalive_timeout=KEEP_ALIVE_S, lingering_time=LINGER_S)
+        self._at_most = at_most
+        self._head_late: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert self._manager is not None
+        others = self._manager.connections
+        super().connection_made(transport)
+        self._expect_head()
+        if len(others) < self._at_most:
+            return
+        idle = next((one for one in others if isinstance(one, _Protocol) and one.idle), None)
+        if idle is not None:
+            idle.force_close()
+        else:
+            self._turn_away(transport)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_late is None:
+            if self.idle:  # some of a head is here
+                self._expect_head()
+        elif not self.idle:
+            self._head_late.cancel()
+            self._head_late = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._head_late is not None:
+            self._head_late.cancel()
+        super().connection_lost(exc)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        transport = self.transport
+        try:
+            async with asyncio.timeout(ANSWERED_WITHIN_S):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            if transport is not None:
+                transport.abort()  # a close would wait until the client has read everything
+            return resp, True
+
+    def _expect_head(self) -> None:
+        self._head_late = self._loop.call_later(HEAD_WITHIN_S, self._give_up_waiting)
+
+    def _give_up_waiting(self) -> None:
+        self._head_late = None
+        if self.idle:
+            self.force_close()
+
+    def _turn_away(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        body = problem_response(overloaded()).body
+        assert isinstance(body, bytes)
+        transport.write(BUSY % (len(body), body))
+        self.force_close()
 
     def handle_error(
         self,
@@ -61,7 +139,7 @@ async def serving(app: web.Application, settings: HttpSettings) -> AsyncIterator
     assert manager is not None
 
     def connection() -> RequestHandler:
-        return _Protocol(manager, loop=loop, keepalive_timeout=KEEP_ALIVE_S)
+        return _Protocol(manager, loop, settings.connections_at_most)
 
     try:
         try:

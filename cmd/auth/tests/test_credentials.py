@@ -18,7 +18,9 @@ from auth.credentials import Passwords, Tokens
 from auth.settings import Settings
 from libs.errors import Refusal
 from libs.ids import uuid7
-from libs.web.identity import Caller, Verifier, jwk_of
+from libs.web import keys
+from libs.web.identity import Caller, Verifier
+from libs.web.keys import jwk_of
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +185,37 @@ def test_a_key_that_cannot_sign_such_tokens_is_refused_at_the_start(
     other.write_bytes(pem_of(ec.generate_private_key(ec.SECP256R1())))
     with pytest.raises(TypeError, match="RSA"):
         Tokens(settings_of(jwt_private_key=other))
+
+
+@pytest.fixture
+def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "LOOK_EVERY_S", -1)
+
+
+@pytest.mark.usefixtures("looks_always")
+def test_a_private_key_that_is_replaced_signs_once_its_public_key_is_there(
+    settings_of: Callable[..., Settings], key: rsa.RSAPrivateKey
+) -> None:
+    settings, following = settings_of(), keys.new_key()
+    tokens = Tokens(settings)
+
+    def kid() -> str:
+        header: str = jwt.get_unverified_header(tokens.issue(uuid7(), "ann"))["kid"]
+        return header
+
+    first, second = (jwk_of(one.public_key())["kid"] for one in (key, following))
+    keys.write_whole(settings.jwt_private_key, pem_of(following))
+    assert [kid(), kid()] == [first, first]
+    keys.write_whole(settings.jwt_public_keys, public_pem_of(key) + public_pem_of(following))
+    assert [kid(), kid()] == [second, second]
+    keys.write_whole(settings.jwt_private_key, b"nonsense")
+    assert kid() == second
+    keys.write_whole(settings.jwt_private_key, pem_of(key))
+    assert kid() == first
+
+
+def test_public_keys_that_cannot_be_read_are_our_fault(settings_of: Callable[..., Settings]) -> None:
+    settings = settings_of()
+    settings.jwt_public_keys.unlink()
+    with pytest.raises(Refusal, match="not available"):
+        Tokens(settings).public_keys()

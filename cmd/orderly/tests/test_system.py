@@ -186,6 +186,26 @@ async def test_an_order_is_where_its_location_says(system: System) -> None:
             assert await response.json() == order
 
 
+@pytest.mark.parametrize(
+    ("path", "made"), [("/orders", {"price": "1"}), ("/notifications", {"subject": "x", "body": "y"})]
+)
+async def test_a_list_that_grows_is_still_read_without_gap_or_repetition(
+    system: System, path: str, made: dict[str, str]
+) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("0.01")
+        first = [(await ann.call("POST", path, made))[1]["id"] for _ in range(4)]
+        read: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            _, page = await ann.call("GET", f"{path}?limit=1{cursor}")
+            read += [item["id"] for item in page["items"]]
+            cursor = f"&cursor={page['next']}" if page["next"] else None
+            await ann.call("POST", path, made)
+        assert [one for one in read if one in first] == first[::-1]
+        assert len(set(read)) == len(read)
+
+
 async def test_a_refusal_is_replayed_and_says_so(system: System) -> None:
     async with customers(system) as customer:
         ann = await customer().arrive("5")
@@ -276,6 +296,9 @@ MALFORMED: tuple[tuple[str, str, Any, int, str], ...] = (
     ("GET", "/orders?limit=many", None, 422, "limit"),
     ("GET", "/orders?cursor=nonsense", None, 422, "cursor"),
     ("GET", "/orders?page=1", None, 422, "page"),
+    ("GET", "/orders?limit=1&limit=2", None, 422, "limit"),
+    ("GET", f"/orders?cursor={'x' * 5_000}", None, 422, "cursor"),
+    ("POST", "/billing/deposits", {f"x{number}": 1 for number in range(5_000)}, 422, "x0"),
     ("GET", "/billing/statement?cursor=x", None, 422, "cursor"),
     ("GET", "/billing/statement?cursor=99999999999999999999999", None, 422, "cursor"),
     ("GET", "/notifications?order_id=x", None, 422, "order_id"),
@@ -295,6 +318,7 @@ async def test_every_malformed_request_gets_a_problem_that_names_the_field(syste
             assert status == expected, (method, path, body, problem)
             assert problem["type"].startswith("/problems/"), problem
             assert problem["status"] == expected
+            assert len(problem.get("errors", ())) <= 50
             if field:
                 assert field in [error["field"] for error in problem["errors"]], problem
         for raw in (b"", b"{", b"\xff\xfe", b'{"price": NaN}', b'"text"', b'{"price": "\\ud800"}'):
@@ -304,6 +328,74 @@ async def test_every_malformed_request_gets_a_problem_that_names_the_field(syste
                 assert response.status == 422, raw
                 assert response.content_type == "application/problem+json"
         assert not [status for status in ann.statuses if status >= 500]
+
+
+def _head(line: str, *headers: str) -> bytes:
+    return "\r\n".join([line, "Host: x", "Connection: close", *headers, "", ""]).encode("utf-8", "surrogateescape")
+
+
+def _post(body: bytes, *headers: str) -> bytes:
+    return _head("POST /client/orders HTTP/1.1", "TOKEN", f"Content-Length: {len(body)}", *headers) + body
+
+
+CHUNKED = _head("POST /client/orders HTTP/1.1", "TOKEN", "Transfer-Encoding: chunked")
+HOSTILE: tuple[bytes, ...] = (
+    *(b"\x00" * 64 + b"\r\n\r\n", b"\r\n" * 50 + b"\r\n\r\nx\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"),
+    *(_head(f"{line}") for line in ("GET", "GET /client", "GET  /client/orders  HTTP/1.1", "GET /client HTTP/9.9")),
+    *(_head(f"GET {path} HTTP/1.1", "TOKEN") for path in ("*", "client/orders", "/client/%", "/client/orders/%zz")),
+    *(_head(f"GET {path} HTTP/1.1", "TOKEN") for path in ("/client/orders/%ff%fe", "/client/orders/%ed%a0%80")),
+    *(_head(f"GET {path} HTTP/1.1", "TOKEN") for path in ("/client/orders/\udcff\udcfe", "/client/orders?%ff=%ff")),
+    *(_head(f"GET /client/orders?{query} HTTP/1.1", "TOKEN") for query in ("limit=%00", "cursor=%ed%a0%80", "&&=&;")),
+    _head("GET http://x:99999/client/orders HTTP/1.1", "TOKEN"),
+    _head("GET http://[::1/client/orders HTTP/1.1", "TOKEN"),
+    _head("CONNECT x:80 HTTP/1.1"),
+    _head("GET /client/" + "x" * 9_000 + " HTTP/1.1"),
+    _head("GET /client/orders HTTP/1.1", *(f"X-{number}: 1" for number in range(1_000))),
+    _head("GET /client/orders HTTP/1.1", "X: " + "x" * 100_000),
+    _head("GET /client/orders HTTP/1.1", "X: \x00"),
+    _head("GET /client/orders HTTP/1.1", "Authorization: Bearer \udcff.\udcff.\udcff"),
+    _head("GET /client/orders HTTP/1.1", "TOKEN", "traceparent: \udcff\udcff", "Host: y"),
+    _head("GET /client/orders HTTP/1.1", "TOKEN", "Upgrade: h2c"),
+    _post(b'{"price": "0"}', "Idempotency-Key: \udcff"),
+    _post(b'{"price": "0"}', "Idempotency-Key: " + "k" * 256),
+    _post(b'{"price": "0"}', "Expect: the unexpected"),
+    _post(b'{"price": "0"}', "Content-Encoding: br"),
+    _post(b'{"price": "0"}', "Content-Type: text/\udcff; charset=none"),
+    _post(b'{"price": "0"}', "Transfer-Encoding: chunked"),
+    _post(b'{"price": "0"}', "Content-Length: 3"),
+    *(
+        _head("POST /client/orders HTTP/1.1", "TOKEN", f"Content-Length: {length}") + b"{}"
+        for length in ("-1", "+2", "0x2", "2 2", "99999999999999999999")
+    ),
+    _head("POST /client/orders HTTP/1.1", "TOKEN", "Transfer-Encoding: chunked, gzip") + b"0\r\n\r\n",
+    *(CHUNKED + chunk for chunk in (b"zz\r\n{}\r\n", b"-1\r\n", b"f" * 18 + b"\r\n{}\r\n", b"2\r\n{}x\r\n0\r\n\r\n")),
+    *(_post(b"[" * depth + b"]" * depth) for depth in (200, 30_000)),
+    _post(b'{"price":' * 5_000),
+    *(
+        _post(b'{"price": %b}' % number)
+        for number in (b"1e400", b"-1e400", b"NaN", b"-Infinity", b"9" * 5_000, b"1e-400")
+    ),
+    _post(b'{"price": "1", "price": "-1"}'),
+    *(_post(b'{"%b": "1"}' % name) for name in (b"\\ud800", b"\\u0000", b"\xff", b"\xed\xa0\x80", b"x" * 60_000)),
+    _post(b'{"price": "1", "description": "\\ud800"}'),
+    _post(b'\xef\xbb\xbf{"price": "0"}'),
+)
+
+
+HARMLESS = ("200", "400", "401", "404", "405", "413", "417", "422")
+
+
+async def test_no_request_makes_the_gateway_fail_or_hang(system: System) -> None:
+    async with customers(system) as customer:
+        ann = await customer().arrive("1")
+        harmful = []
+        for asked in HOSTILE:
+            answer = await _raw(system, asked.replace(b"TOKEN", f"Authorization: Bearer {ann.token}".encode()))
+            if answer[9:12] not in HARMLESS or "Traceback" in answer:
+                harmful.append((asked[:300], answer[:300]))
+        assert harmful == []
+        assert await ann.pages("/orders") == []
+        assert (await ann.call("GET", "/health/"))[0] == 200
 
 
 async def test_registering_twice_is_refused(system: System) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.contracts.orders import OrderPlaced
-from libs.errors import Kind, Refusal
+from libs.errors import FieldError, Kind, Refusal
 from libs.ids import uuid7
 from libs.messaging.memory import MemoryBus
 from libs.messaging.tables import idempotency_keys
@@ -453,13 +453,15 @@ async def test_commands_without_a_key_are_carried_out_each_time(till: Till) -> N
 
 async def test_a_refusal_because_of_the_state_is_recorded_and_replayed(till: Till) -> None:
     deposit = Deposit()
-    till.answer = lambda _deposit: Refusal("insufficient_funds", "the account holds 0.00", Kind.CONFLICT)
+    fields = [FieldError("amount", "must be covered")]
+    till.answer = lambda _deposit: Refusal("insufficient_funds", "the account holds 0.00", Kind.CONFLICT, fields)
     first = await refusal_of(till.execute(deposit, key_of(deposit)))
 
     till.answer = receipt  # by now it could be carried out, but the answer was given
     again = await refusal_of(till.execute(deposit, key_of(deposit)))
 
     assert (again.slug, again.detail, again.kind) == (first.slug, first.detail, first.kind)
+    assert again.fields == first.fields == tuple(fields)
     assert till.batches == [[deposit.account]]
     other = Deposit(amount=1)
     assert (await refusal_of(till.execute(other, key_of(other)))).slug == "idempotency_key_reused"

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from libs.errors import Kind, Refusal
 from libs.ids import uuid7
 from libs.web import identity
-from libs.web.identity import CACHE_AT_MOST, Caller, Verifier, jwk_of, load_public_keys
+from libs.web import keys as key_files
+from libs.web.identity import CACHE_AT_MOST, Caller, Verifier
+from libs.web.keys import Watched, jwk_of, load_public_keys, write_whole
 from libs.web.problems import STATUSES
 
 OURS, NEXT, STRANGERS = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(3))
@@ -80,7 +82,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     moved = Clock()
-    monkeypatch.setattr(identity, "time", SimpleNamespace(time=moved.time, monotonic=moved.monotonic))
+    for module in (identity, key_files):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=moved.time, monotonic=moved.monotonic))
     return moved
 
 
@@ -219,11 +222,17 @@ def test_whatever_is_no_token_is_refused_with_a_401(verifier: Verifier, authoriz
     assert is_refused(verifier, authorization)
 
 
+def know(verifier: Verifier, keys: dict[str, rsa.RSAPublicKey]) -> None:
+    """Make the verifier know these keys, and look at no file any more."""
+    watched = verifier._keys = Watched(Path("/nowhere"), load_public_keys)
+    watched._known, watched._looked_at, watched.readable = keys, float("inf"), True
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=60), st.sampled_from([b"", b'{"alg":"RS256"}', b'{"alg":"RS256","kid":"']), st.booleans())
 def test_no_header_does_more_than_a_401(raw: bytes, before: bytes, signature: bool) -> None:
     verifier = Verifier(Path("/nowhere"), issuer="us", audience="them")
-    verifier._keys, verifier._loaded_at = {kid_of(OURS): OURS.public_key()}, float("inf")
+    know(verifier, {kid_of(OURS): OURS.public_key()})
     token = f"{part(before + raw)}.{part(raw)}.{part(raw) if signature else ''}"
     assert is_refused(verifier, bearer(token))
     assert is_refused(verifier, raw.decode(errors="surrogateescape"))
@@ -232,7 +241,7 @@ def test_no_header_does_more_than_a_401(raw: bytes, before: bytes, signature: bo
 
 def test_a_key_that_is_added_is_known_after_a_reload(verifier: Verifier, keys: Path, clock: Clock) -> None:
     assert verifier.caller_of(bearer(token_of_ann())).login == "ann"
-    keys.write_bytes(pem_of(OURS, NEXT))
+    write_whole(keys, pem_of(OURS, NEXT))
     clock.passed_s += 1.5
     assert verifier.caller_of(bearer(token_of_ann(NEXT))).login == "ann"
     assert verifier.caller_of(bearer(token_of_ann(login="anna"))).login == "anna"
@@ -242,7 +251,7 @@ def test_a_key_that_is_replaced_is_known_after_a_reload_and_the_old_one_is_not(
     verifier: Verifier, keys: Path, clock: Clock
 ) -> None:
     verifier.caller_of(bearer(token_of_ann()))
-    keys.write_bytes(pem_of(NEXT))
+    write_whole(keys, pem_of(NEXT))
     clock.passed_s += 1.5
     assert verifier.caller_of(bearer(token_of_ann(NEXT))).login == "ann"
     assert is_refused(verifier, bearer(token_of_ann(login="anna")))
@@ -250,32 +259,44 @@ def test_a_key_that_is_replaced_is_known_after_a_reload_and_the_old_one_is_not(
 
 def test_a_key_that_is_taken_away_is_forgotten_soon(verifier: Verifier, keys: Path, clock: Clock) -> None:
     verifier.caller_of(bearer(token_of_ann()))
-    keys.write_bytes(pem_of(NEXT))
+    write_whole(keys, pem_of(NEXT))
     clock.passed_s += 300
     assert is_refused(verifier, bearer(token_of_ann(login="anna")))
 
 
-def test_unknown_keys_do_not_make_us_read_the_file_all_the_time(
-    verifier: Verifier, clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keys_now", [(NEXT,), ()])
+def test_what_a_key_has_verified_is_forgotten_with_it(
+    verifier: Verifier, keys: Path, clock: Clock, keys_now: tuple[rsa.RSAPrivateKey, ...]
 ) -> None:
-    read: list[Path] = []
+    token = token_of_ann()
+    verifier.caller_of(bearer(token))
+    write_whole(keys, pem_of(*keys_now))
+    clock.passed_s += 1.5
+    assert is_refused(verifier, bearer(token))
 
-    def load(path: Path) -> dict[str, rsa.RSAPublicKey]:
-        read.append(path)
-        return load_public_keys(path)
 
-    monkeypatch.setattr(identity, "load_public_keys", load)
+def test_unknown_keys_do_not_make_us_look_at_the_file_all_the_time(
+    verifier: Verifier, keys: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    stat = Path.stat
+
+    def look(path: Path) -> Any:
+        looks.append(path)
+        return stat(path)
+
+    monkeypatch.setattr(Path, "stat", look)
     for _ in range(5):
         assert is_refused(verifier, bearer(token_of_ann(STRANGERS)))
-    assert len(read) == 1
+    assert looks == [keys]
     clock.passed_s += 1.5
     assert is_refused(verifier, bearer(token_of_ann(STRANGERS)))
-    assert len(read) == 2
+    assert looks == [keys, keys]
 
 
 def forget_keys(verifier: Verifier) -> None:
-    """Make the verifier know no key and read no file, so that only its cache can say yes."""
-    verifier._keys, verifier._loaded_at = {}, float("inf")
+    """Make our key verify nothing any more, unnoticed, so that only the verifier's cache can say yes."""
+    know(verifier, {kid_of(OURS): STRANGERS.public_key()})
 
 
 def test_a_verified_token_is_remembered_for_a_minute(verifier: Verifier, clock: Clock) -> None:
@@ -311,7 +332,7 @@ def test_only_so_many_tokens_are_remembered(verifier: Verifier, monkeypatch: pyt
 def test_a_refused_token_is_not_remembered(verifier: Verifier, keys: Path, clock: Clock) -> None:
     token = token_of_ann(NEXT)
     assert is_refused(verifier, bearer(token))
-    keys.write_bytes(pem_of(NEXT))
+    write_whole(keys, pem_of(NEXT))
     clock.passed_s += 1.5
     assert verifier.caller_of(bearer(token)) == Caller(ANN, "ann")
 

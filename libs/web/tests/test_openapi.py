@@ -164,12 +164,17 @@ def test_an_answer_carries_the_headers_that_its_line_names() -> None:
 def test_a_route_refuses_with_what_its_line_names_and_with_what_befalls_its_kind() -> None:
     assert refusals(BUY) == {
         "401": ["unauthenticated"],
+        "408": ["request_timeout"],
         "409": ["insufficient_funds"],
         "413": ["body_too_large"],
         "422": ["idempotency_key_reused", "invalid_request"],
         "503": ["overloaded", "unavailable"],
     }
-    assert refusals(LIST) == {"401": ["unauthenticated"], "422": ["invalid_request"], "503": ["unavailable"]}
+    assert refusals(LIST) == {
+        "401": ["unauthenticated"],
+        "422": ["invalid_request"],
+        "503": ["overloaded", "unavailable"],
+    }
     assert refusals(RING) == {
         "401": ["unauthenticated"],
         "404": ["no_such_order"],
@@ -183,7 +188,7 @@ def test_only_what_is_not_public_needs_a_token() -> None:
     assert "security" not in operation(BUY)
     assert operation(LOG_IN)["security"] == []
     keys = Route("GET", "/keys", ring_bell, {200: Bike}, public=True)
-    assert refusals(keys) == {"503": ["unavailable"]}
+    assert refusals(keys) == {"503": ["overloaded", "unavailable"]}
     assert refusals(LOG_IN)["401"] == ["unauthenticated"]
 
 
