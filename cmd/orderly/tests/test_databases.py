@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import billing.app
-from libs.local.servers import free_port
 from libs.storage import Database
 from libs.storage.migrations import migrate
 from orderly.databases import ANNOUNCED, announce, opened, sqlite_file, urls, withdraw
@@ -66,7 +65,7 @@ def test_a_system_that_was_killed_announces_nothing_and_takes_nothing_of_another
         (None, "there is no database of billing in"),
         ("nonsense", "the database of billing: must be sqlite:///path or postgresql://"),
         ("sqlite:////nowhere/billing.db", "the database of billing is not there: /nowhere/billing.db"),
-        (f"postgresql://billing:secret@127.0.0.1:{free_port()}/billing", "the database of billing cannot be reached"),
+        ("postgresql://billing:secret@127.0.0.1:1/billing", "the database of billing cannot be reached"),
     ],
 )
 async def test_a_database_that_cannot_be_reached_is_named_without_its_password(

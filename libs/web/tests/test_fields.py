@@ -170,7 +170,9 @@ def test_a_cursor_that_is_an_id_is_read() -> None:
     assert cursor_id(None) is None
 
 
-@pytest.mark.parametrize("cursor", ["", "7", "nonsense", "00000000-0000-7000-8000-00000000000g", f"{{{SOME_ID}}}"])
+@pytest.mark.parametrize(
+    "cursor", ["", "7", "nonsense", "00000000-0000-7000-8000-00000000000g", "{01a205a9-7dd3-79a6-bc94-041c0599bab6}"]
+)
 def test_a_cursor_that_no_list_has_handed_out_is_refused(cursor: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Page.model_validate_strings({"cursor": cursor})
