@@ -62,12 +62,7 @@ dead_letters = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("attended_at", Timestamp, comment="null until somebody replayed or discarded it"),
 )
-Index(
-    "dead_letters_attended",
-    dead_letters.c.attended_at,
-    postgresql_where=dead_letters.c.attended_at.is_not(None),
-    sqlite_where=dead_letters.c.attended_at.is_not(None),
-)
+Index("dead_letters_attended", dead_letters.c.attended_at)
 
 dead_letter_acts = Table(
     "dead_letter_acts",

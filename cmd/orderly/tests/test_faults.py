@@ -184,8 +184,8 @@ async def test_a_service_says_what_it_awaits_and_goes_on_when_it_is_there(tmp_pa
             await eventually(lambda: '"awaits":"database"' in log.read_text())
             migrating = await asyncio.create_subprocess_exec(program, "migrate", env=env)
             assert await migrating.wait() == 0
-            await eventually(lambda: awaits_exactly("nats"))
-            await eventually(lambda: '"awaits":"nats"' in log.read_text())
+            await eventually(lambda: awaits_exactly("nats"), within_s=15)
+            await eventually(lambda: '"awaits":"nats"' in log.read_text(), within_s=15)
             await supervisor.start(nats_program(tmp_path / "nats", nats_port, tmp_path / "logs"))
             await listening(nats_port, within_s=10, what="nats-server", log=log)
             await eventually(awaits_exactly, within_s=15)

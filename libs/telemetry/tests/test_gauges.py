@@ -26,6 +26,7 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
 
 def letter(event_id: str) -> dict[str, object]:
     return {
+        "id": event_id,
         "event_id": event_id,
         "subject": "orders.order.placed.1",
         "payload": b"",

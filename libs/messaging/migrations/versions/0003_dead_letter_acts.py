@@ -32,13 +32,7 @@ def upgrade() -> None:
         sa.Column("created_at", Timestamp, nullable=False),
         sa.Column("attended_at", Timestamp, comment="null until somebody replayed or discarded it"),
     )
-    op.create_index(
-        "dead_letters_attended",
-        "dead_letters",
-        ["attended_at"],
-        postgresql_where=sa.text("attended_at is not null"),
-        sqlite_where=sa.text("attended_at is not null"),
-    )
+    op.create_index("dead_letters_attended", "dead_letters", ["attended_at"])
     _copy()
     op.drop_table("dead_letters_before")
     op.create_table(
