@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -19,6 +19,7 @@ from libs.telemetry.messaging import processing
 
 StoreT = TypeVar("StoreT")
 FactT = TypeVar("FactT", bound=Fact)
+ResultT = TypeVar("ResultT")
 
 MAX_ATTEMPTS: Final = 20
 """Deliveries without an outcome after which a message is set aside."""
@@ -98,9 +99,11 @@ class Consumer(Generic[StoreT]):
 
     async def run(self, bus: Bus) -> None:
         """Consume until stopped."""
-        subscription = await bus.subscribe(self._durable)
+        subscription = await self._unless_stopped(bus.subscribe(self._durable))
+        if subscription is None:
+            return
         try:
-            while not self._stopping.is_set() and (batch := await self._pulled(subscription)):
+            while batch := await self._unless_stopped(subscription.next_batch(self._batch_limit)):
                 try:
                     await self.process(batch, subscription)
                 except Exception:
@@ -109,15 +112,18 @@ class Consumer(Generic[StoreT]):
         finally:
             await subscription.close()
 
-    async def _pulled(self, subscription: Subscription) -> Sequence[Delivery]:
-        """Wait for a batch; return none once this consumer is to stop."""
-        pulling = asyncio.ensure_future(subscription.next_batch(self._batch_limit))
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, ResultT]) -> ResultT | None:
+        """Wait for something; give up, and return None, once this consumer is to stop."""
+        if self._stopping.is_set():
+            waiting.close()
+            return None
+        pending = asyncio.ensure_future(waiting)
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return pulling.result() if pulling.done() else ()
+            await asyncio.wait({pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return pending.result() if pending.done() else None
         finally:
-            pulling.cancel()
+            pending.cancel()
             stopping.cancel()
 
     async def process(

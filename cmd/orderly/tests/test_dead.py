@@ -321,6 +321,7 @@ async def dead_subjects(system: System) -> set[str]:
     return {letter.subject for letter in found}
 
 
+@pytest.mark.prove  # twenty deliveries take their time
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 async def test_what_was_set_aside_is_attended_to_while_the_system_runs(kind: Any) -> None:
     seen: list[Seen] = []
