@@ -16,7 +16,7 @@ from orderly.flow import ROOT, Statement, Step, steps_of
 from orderly.services import NAMES, SERVICES
 
 DOCUMENT: Final = Path("docs", "trace.md")
-NOBODY: Final = "nobody listens"
+NOBODY: Final = "terminal (nobody listens)"
 
 _PIPED_WIDTH: Final = 160
 _COLOURS: Final = ("#fde2e2", "#e2ecfd", "#e3f6e3", "#fff1d6", "#efe3fb", "#e0f4f4", "#f3ead9")
@@ -133,8 +133,9 @@ def diagram(drawn: Map) -> str:
     lines = ["flowchart LR"]
     lines += [f"    {_id(step)}{_shape(step)}:::{step.service}" for step in steps]
     for fact in facts:
-        label = fact.split(".", 1)[1]
-        style = fact.split(".", 1)[0] + ("" if drawn.handlers(fact) else "_end")
+        service, label = fact.split(".", 1)
+        style = service if drawn.handlers(fact) else f"{service}_end"
+        label += "" if drawn.handlers(fact) else "<br/>terminal"
         lines.append(f'    {_fact_id(fact)}(["{label}"]):::{style}')
     for step in steps:
         if step.kind == "fact":

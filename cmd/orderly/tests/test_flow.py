@@ -70,7 +70,7 @@ def test_facts_that_nobody_handles_are_marked() -> None:
     ends = {fact for fact in facts_of(STEPS) if not drawn.handlers(fact)}
     assert ends == {"billing.account.debited", "notifications.letter.stored"}
     assert set(facts_of(STEPS)) == {fact.type for service in SERVICES for fact in service.publishes}
-    assert re.findall(r"\| `([\w.]+)` \|.*\| nobody listens \|", document()) == [
+    assert re.findall(r"\| `([\w.]+)` \|.*\| terminal \(nobody listens\) \|", document()) == [
         fact for fact in facts_of(STEPS) if fact in ends
     ]
 
