@@ -137,7 +137,8 @@ def _gateway_paths() -> Json:
     health = {"200": _is("They are", healthy), "503": {**_is("Those in `down` are not", unhealthy), **retry_after}}
     document = {"200": _is("OpenAPI 3.1", {"type": "object"})}
     page = {"200": _is("HTML", {"type": "string"}, "text/html")}
-    events = {"200": _is("AsyncAPI 3.1", {"type": "string"}, "application/yaml")}
+    unknown = _is("There is no such service", {"$ref": "#/components/schemas/Problem"}, "application/problem+json")
+    events = {"200": _is("AsyncAPI 3.1", {"type": "object"}, "application/yaml"), "404": unknown}
     service = {"name": "service", "in": "path", "required": True, "schema": {"enum": [*NAMES]}}
     return {
         f"{BASE}/health/": _get("show_health", "Say whether all services are ready", health),
