@@ -117,7 +117,11 @@ def mutate(file: str, workers: int) -> Outcome:
 def explained() -> dict[Mutation, str]:
     """Read which survivors are known, and why no test can notice them."""
     entries = tomllib.loads(EXPLAINED.read_text())["survivor"]
-    return {Mutation(one["file"], one["function"], one["was"], one["becomes"]): one["why"] for one in entries}
+    return {
+        Mutation(entry["file"], entry["function"], entry["was"], becomes): entry["why"]
+        for entry in entries
+        for becomes in entry["becomes"]
+    }
 
 
 def table(outcomes: Iterable[Outcome], known: Collection[Mutation]) -> Iterator[str]:
