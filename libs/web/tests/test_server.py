@@ -12,9 +12,11 @@ from aiohttp import web
 
 from libs.local.servers import free_port
 from libs.settings import HttpSettings
+from libs.telemetry import Telemetry
 from libs.tests.eventually import eventually
 from libs.web import app, server
 from libs.web.app import admit, alive, answer_problems, read_body
+from libs.web.observing import observing
 from libs.web.problems import BODY_AT_MOST
 from libs.web.server import serving
 
@@ -30,7 +32,9 @@ class House:
 
     def app(self) -> web.Application:
         admitting = admit(self.settings.requests_at_most, always=("/livez",))
-        application = web.Application(client_max_size=BODY_AT_MOST, middlewares=[answer_problems, admitting])
+        application = web.Application(
+            client_max_size=BODY_AT_MOST, middlewares=[observing(Telemetry()), answer_problems, admitting]
+        )
         application.router.add_get("/livez", alive)
         application.router.add_get("/stay", self.stay)
         application.router.add_get("/much", self.much)
