@@ -291,8 +291,8 @@ async def test_only_rows_published_more_than_eight_days_ago_are_pruned(database:
 
 async def test_pruning_takes_the_oldest_first_and_no_more_than_asked(database: Database) -> None:
     old = [written_ago(timedelta(days=20 - age)) for age in range(5)]
-    await written(database, *old)
-    for row in old:
+    await written(database, *reversed(old))
+    for row in reversed(old):
         await published_ago(database, row, timedelta(days=9))
 
     async with database.writing() as connection:
