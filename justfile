@@ -70,6 +70,19 @@ lint: (_setup "dev")
     .venv/bin/ruff format --check .
     .venv/bin/mypy
 
+# Pass the tests and say how much of each package they run; fails below 95 % of the lines of libs and of any service
+[group('check')]
+[no-exit-message]
+coverage *args: (_setup "dev")
+    @{{ python }} -m pytest -n auto --dist worksteal -m "not prove" --cov --cov-report= {{ args }}
+    @{{ python }} -m libs.tests.covered
+
+# Change the rules, the relay and the stores, one change at a time, and see a test fail: mutate [--workers N] [paths…]
+[group('check')]
+[no-exit-message]
+mutate *args: (_setup "dev")
+    @exec {{ python }} -m libs.tests.mutate {{ args }}
+
 # Run the Postman collection against a running system: newman [baseUrl]
 [group('check')]
 [no-exit-message]

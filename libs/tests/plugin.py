@@ -1,4 +1,7 @@
-"""Fixtures for every test: real servers from wheels, fresh databases. Loaded by pytest's configuration."""
+"""Fixtures for every test: real servers from wheels, fresh databases. Loaded by pytest's configuration.
+
+That is before coverage begins to measure, so what these fixtures need is imported by them, and not before.
+"""
 
 import asyncio
 import secrets
@@ -6,11 +9,12 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from libs.local.servers import Postgres, free_port, listening, nats_program
-from libs.local.supervisor import Supervisor
+if TYPE_CHECKING:
+    from libs.local.servers import Postgres
 
 
 @pytest.fixture
@@ -22,6 +26,9 @@ def quiet() -> list[str]:
 @pytest.fixture
 async def nats_url(tmp_path: Path, quiet: list[str]) -> AsyncIterator[str]:
     """A nats-server of the test's own, where everybody may do everything."""
+    from libs.local.servers import free_port, listening, nats_program  # noqa: PLC0415 - measured only then
+    from libs.local.supervisor import Supervisor  # noqa: PLC0415 - measured only then
+
     port = free_port()
     supervisor = Supervisor(quiet.append)
     program = nats_program(tmp_path / "nats", port, tmp_path / "logs")
@@ -32,8 +39,11 @@ async def nats_url(tmp_path: Path, quiet: list[str]) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def postgres() -> "Iterator[Postgres]":
     """A PostgreSQL server for all tests of this worker. Without fsync: no test here pulls the plug."""
+    from libs.local.servers import Postgres, free_port  # noqa: PLC0415 - measured only then
+    from libs.local.supervisor import Supervisor  # noqa: PLC0415 - measured only then
+
     folder = Path(tempfile.mkdtemp(prefix="orderly-postgres-"))
     folder.chmod(0o711)
     loop = asyncio.new_event_loop()

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from hypothesis import given, settings
@@ -233,11 +234,37 @@ def test_nothing_happens_to_somebody_without_an_account() -> None:
 
 def test_a_declined_payment_gives_back_nothing() -> None:
     journal, wallet = journal_with(500)
-    tombstone = cancelled_before_payment(uuid7(), wallet.user_id, 300)
-    assert tombstone.outcome is PaymentOutcome.DECLINED
-    assert tombstone.reason is DeclineReason.ORDER_CANCELLED
-    assert journal.refund(uuid7(), tombstone).amount_minor == 0
+    order = uuid7()
+    tombstone = cancelled_before_payment(order, wallet.user_id, 300)
+    declined = Payment(order, wallet.user_id, 300, PaymentOutcome.DECLINED, DeclineReason.ORDER_CANCELLED)
+    assert tombstone == declined
+    assert journal.refund(uuid7(), tombstone) == Refund(order, wallet.user_id, 0)
     assert journal.transfers == []
+
+
+def test_a_transfer_says_everything_about_what_moved() -> None:
+    journal, wallet = journal_with(0)
+    deposit, withdrawal, order, refund = (uuid7() for _ in range(4))
+
+    def moved(transfer_id: UUID, kind: TransferKind, **values: Any) -> Transfer:
+        return Transfer(id=transfer_id, kind=kind, wallet=wallet.account_id, at=NOW, **values)
+
+    brought = journal.deposit(deposit, wallet.user_id, 500)
+    taken = journal.withdraw(withdrawal, wallet.user_id, 100)
+    payment = journal.pay(order, wallet.user_id, 300)
+    assert journal.refund(refund, payment) == Refund(order, wallet.user_id, 300)
+
+    into_cash = {"debit": wallet.account_id, "credit": CASH}
+    from_cash = {"debit": CASH, "credit": wallet.account_id}
+    to_sales = {"debit": wallet.account_id, "credit": SALES, "order_id": order}
+    from_sales = {"debit": SALES, "credit": wallet.account_id, "order_id": order}
+    assert journal.transfers == [
+        moved(deposit, TransferKind.DEPOSIT, amount_minor=500, version=8, balance_minor=500, **from_cash),
+        moved(withdrawal, TransferKind.WITHDRAWAL, amount_minor=100, version=9, balance_minor=400, **into_cash),
+        moved(order, TransferKind.PAYMENT, amount_minor=300, version=10, balance_minor=100, **to_sales),
+        moved(refund, TransferKind.REFUND, amount_minor=300, version=11, balance_minor=400, **from_sales),
+    ]
+    assert [brought, taken] == journal.transfers[:2]
 
 
 def test_every_reason_to_decline_can_be_stated() -> None:

@@ -221,6 +221,43 @@ async def test_a_mark_says_where_the_stream_keeps_the_message(database: Database
     assert [(row.published_at, row.sequence) for row in await rows(database)] == [(now, 41), (None, None), (now, 42)]
 
 
+def with_id(number: int) -> Outgoing:
+    fresh = message("orders")
+    return Outgoing(UUID(int=number), fresh.subject, fresh.payload, fresh.headers, fresh.created_at)
+
+
+def first_number_of(moment: datetime) -> int:
+    """Make the lowest id of a moment, as a number: its milliseconds in the first 48 bits."""
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1) * 2**80
+
+
+async def test_what_is_unpublished_is_read_from_a_moment_on(database: Database) -> None:
+    moment = datetime.now(UTC) - timedelta(hours=1)
+    first = first_number_of(moment)
+    before, at, after = with_id(first - 1), with_id(first), with_id(first + 1)
+    await written(database, before, at, after)
+
+    async with database.reading() as connection:
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        assert await outbox.unpublished(connection, before=soon, after=moment, limit=10) == [at, after]
+
+
+async def test_all_marks_are_cleared_and_counted(database: Database) -> None:
+    some = messages("orders", 3)
+    await written(database, *some)
+    async with database.writing() as connection:
+        await outbox.mark_published(connection, [(some[0].id, 1), (some[2].id, 2)], now=datetime.now(UTC))
+        assert await outbox.clear_marks(connection) == 2
+
+    assert [(row.published_at, row.sequence) for row in await rows(database)] == [(None, None)] * 3
+
+
+async def test_nothing_to_write_writes_nothing(database: Database) -> None:
+    await written(database)
+
+    assert await rows(database) == []
+
+
 # Pruning
 
 
@@ -254,8 +291,8 @@ async def test_only_rows_published_more_than_eight_days_ago_are_pruned(database:
 
 async def test_pruning_takes_the_oldest_first_and_no_more_than_asked(database: Database) -> None:
     old = [written_ago(timedelta(days=20 - age)) for age in range(5)]
-    await written(database, *old)
-    for row in old:
+    await written(database, *reversed(old))
+    for row in reversed(old):
         await published_ago(database, row, timedelta(days=9))
 
     async with database.writing() as connection:
@@ -263,3 +300,18 @@ async def test_pruning_takes_the_oldest_first_and_no_more_than_asked(database: D
 
     assert pruned == [2, 2]
     assert [row.id for row in await rows(database)] == [old[4].id]
+
+
+async def test_what_is_exactly_eight_days_old_is_kept(database: Database) -> None:
+    now = datetime(2026, 1, 20, tzinfo=UTC)
+    cutoff, instant = now - timedelta(days=8), timedelta(microseconds=1)
+    first = first_number_of(cutoff)
+    published_then, too_old, written_then = with_id(first - 2), with_id(first - 1), with_id(first)
+    await written(database, published_then, too_old, written_then)
+    async with database.writing() as connection:
+        await outbox.mark_published(connection, [(published_then.id, 1)], now=cutoff)
+        await outbox.mark_published(connection, [(too_old.id, 2), (written_then.id, 3)], now=cutoff - instant)
+
+        assert await outbox.prune(connection, now=now, limit=10) == 1
+
+    assert [row.id for row in await rows(database)] == [published_then.id, written_then.id]
