@@ -83,9 +83,9 @@ class Relay:
     async def run(self) -> None:
         """Publish until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._publish_forever(), name="relay")
-            tasks.create_task(self._sweep_forever(), name="relay sweep")
-            tasks.create_task(self.stream.watch(), name="relay watch")
+            tasks.create_task(self._publish_forever())
+            tasks.create_task(self._sweep_forever())
+            tasks.create_task(self.stream.watch())
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until everything taken over is published, or `timeout_s` seconds are over (the next start sweeps)."""
@@ -106,7 +106,7 @@ class Relay:
             except Exception as error:
                 # Unknown whether it is stored: the same ids go out again. Also for what we did not foresee:
                 # a relay that dies would be silence.
-                pause_s = min(max(pause_s * 2, 0.05), 0.5)
+                pause_s = longer(pause_s)
                 expected = isinstance(error, BusUnavailable) or is_transient(error)
                 log.warning("relay waits", waiting=len(self._queue), error=str(error), exc_info=not expected)
                 await asyncio.sleep(pause_s)
@@ -132,7 +132,7 @@ class Relay:
 
     async def _sweep_forever(self) -> None:
         while True:
-            with _survived("sweep"):
+            with _survived():
                 while await self._sweep():
                     pass
             await asyncio.sleep(SWEEP_EVERY_S)
@@ -160,10 +160,15 @@ class Relay:
         return True
 
 
+def longer(pause_s: float) -> float:
+    """Say how long to wait after one more failure: 0.05 s after the first, then twice as long, 0.5 s at most."""
+    return min(max(pause_s * 2, 0.05), 0.5)
+
+
 @contextlib.contextmanager
-def _survived(what: str) -> Iterator[None]:
+def _survived() -> Iterator[None]:
     try:
         yield
     except Exception as error:
         expected = isinstance(error, BusUnavailable) or is_transient(error)
-        log.warning("background work failed", what=what, error=str(error), exc_info=not expected)
+        log.warning("sweep failed", error=str(error), exc_info=not expected)

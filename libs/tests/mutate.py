@@ -31,7 +31,7 @@ SUBJECTS: Final = {
     "cmd/billing/domain.py": ["cmd/billing/tests/test_domain.py"],
     "cmd/orders/domain.py": ["cmd/orders/tests/test_domain.py"],
     "libs/messaging/outbox.py": ["libs/messaging/tests/test_outbox.py"],
-    "libs/messaging/relay.py": ["libs/messaging/tests/test_relay.py"],
+    "libs/messaging/relay.py": ["libs/messaging/tests/test_relay.py", "libs/messaging/tests/test_own_stream.py"],
     "libs/messaging/own_stream.py": ["libs/messaging/tests/test_own_stream.py"],
     "cmd/billing/store.py": ["cmd/billing/tests/test_store.py", "cmd/billing/tests/test_handlers.py"],
     "cmd/orders/store.py": ["cmd/orders/tests/test_store.py", "cmd/orders/tests/test_handlers.py"],

@@ -372,3 +372,88 @@ async def test_rows_survive_the_absence_of_a_real_server(database: Database, ser
     taken = await take(await bus.subscribe(everything("orders")), 20)
     assert subjects_of(taken) == [fact.subject for fact in facts]
     assert await marks(database) == [delivery.sequence for delivery in taken]
+
+
+# What it holds
+
+
+class Counting(MemoryBus):
+    """Remembers how much it was given at once; fails when told to; may forget to say where it stored the last."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.sizes: list[int] = []
+        self.failures = 0
+        self.forgets = False
+
+    async def publish(self, messages: Sequence[Outgoing], *, above: int = 0) -> list[int]:
+        self.sizes.append(len(messages))
+        if self.failures:
+            self.failures -= 1
+            raise BusUnavailable("told to fail")
+        sequences = await super().publish(messages, above=above)
+        return sequences[:-1] if self.forgets else sequences
+
+
+async def test_what_is_offered_twice_is_held_once_and_let_go_when_it_is_published(
+    database: Database, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "SWEEP_EVERY_S", 3600)
+    bus = Counting(broker)
+    stage = Stage(database, bus)
+    await stage.state(*(order_placed() for _ in range(3)))
+    stage.relay.offer(list(stage.relay._queue))
+    async with stage.relaying():
+        await stage.relay.flush(5)
+        assert await all_marked(database)
+    assert bus.sizes == [3]
+    assert not stage.relay._held
+
+
+async def test_no_more_is_published_at_once_than_a_batch(
+    database: Database, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "SWEEP_EVERY_S", 3600)
+    monkeypatch.setattr(relay, "BATCH", 10)
+    bus = Counting(broker)
+    stage = Stage(database, bus)
+    await stage.state(*(order_placed() for _ in range(25)))
+    async with stage.relaying():
+        await stage.relay.flush(5)
+    assert bus.sizes == [10, 10, 5]
+
+
+async def test_it_waits_longer_after_each_failure_and_little_after_a_success(
+    database: Database, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "SWEEP_EVERY_S", 3600)
+    bus, pauses, sleep = Counting(broker), list[float](), asyncio.sleep
+
+    async def noted(delay_s: float) -> None:
+        if 0 < delay_s < 10:
+            pauses.append(delay_s)
+        await sleep(min(delay_s, 0.001) if delay_s < 10 else delay_s)
+
+    stage = Stage(database, bus)
+    async with stage.relaying():
+        monkeypatch.setattr(relay.asyncio, "sleep", noted)  # type: ignore[attr-defined] # its module's own name
+        for failures in (6, 1):
+            bus.failures = failures
+            await stage.state(order_placed())
+            await stage.relay.flush(5)
+        monkeypatch.setattr(relay.asyncio, "sleep", sleep)  # type: ignore[attr-defined] # as above
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5, 0.05]
+
+
+async def test_a_bus_that_does_not_say_where_it_stored_everything_is_not_believed(
+    database: Database, broker: MemoryBroker
+) -> None:
+    bus = Counting(broker)
+    bus.forgets = True
+    stage = Stage(database, bus)
+    async with stage.relaying():
+        await stage.state(order_placed(), order_placed())
+        await eventually(lambda: len(bus.sizes) > 2)
+        assert await marks(database) == [None, None]
+        bus.forgets = False
+        await eventually(lambda: all_marked(database))
