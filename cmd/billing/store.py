@@ -102,7 +102,7 @@ class SqlBooks:
 
     async def refunds(self, order_ids: Collection[UUID]) -> Mapping[UUID, Refund]:
         """See `Books`."""
-        query = select(refunds).where(refunds.c.order_id.in_(order_ids)).order_by(refunds.c.order_id)
+        query = select(refunds).where(refunds.c.order_id.in_(order_ids))
         return {
             row.order_id: Refund(row.order_id, row.user_id, row.amount_minor)
             for row in await self._connection.execute(query)

@@ -27,8 +27,6 @@ class SqlOrders:
                 "price_minor": order.price_minor,
                 "description": order.description,
                 "status": order.status.value,
-                "reason": order.reason,
-                "refunded_minor": order.refunded_minor,
                 "created_at": order.created_at,
                 "traceparent": order.traceparent,
                 "due_at": due_at,

@@ -149,16 +149,17 @@ async def test_a_second_decision_on_an_order_is_refused_as_transient(bench: Work
         await unit.store.add_payments([Payment(order, user, 100, PaymentOutcome.ACCEPTED)])
         await unit.store.add_refunds([Refund(order, user, 100)])
     before = await bench.rows()
+    again = ("decided_elsewhere", "another replica decided one of these orders; look again", True)
     other = Payment(uuid7(), user, 100, PaymentOutcome.ACCEPTED)
     late = Payment(order, user, 100, PaymentOutcome.DECLINED, DeclineReason.INSUFFICIENT_FUNDS)
     with pytest.raises(Refusal) as refused:
         async with bench.units.begin() as unit:
             await unit.store.add_payments([other, late])
-    assert refused.value.transient
+    assert (refused.value.slug, refused.value.detail, refused.value.transient) == again
     with pytest.raises(Refusal) as refused:
         async with bench.units.begin() as unit:
             await unit.store.add_refunds([Refund(other.order_id, user, 100), Refund(order, user, 100)])
-    assert refused.value.transient
+    assert (refused.value.slug, refused.value.detail, refused.value.transient) == again
     assert await bench.rows() == before
 
 

@@ -427,12 +427,12 @@ async def test_it_waits_longer_after_each_failure_and_little_after_a_success(
     database: Database, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "SWEEP_EVERY_S", 3600)
-    bus, pauses, sleep = Counting(broker), list[float](), asyncio.sleep
+    bus, pauses, really = Counting(broker), list[float](), asyncio.sleep
 
     async def noted(delay_s: float) -> None:
         if 0 < delay_s < 10:
             pauses.append(delay_s)
-        await sleep(min(delay_s, 0.001) if delay_s < 10 else delay_s)
+        await really(min(delay_s, 0.001) if delay_s < 10 else delay_s)
 
     stage = Stage(database, bus)
     async with stage.relaying():
@@ -441,7 +441,7 @@ async def test_it_waits_longer_after_each_failure_and_little_after_a_success(
             bus.failures = failures
             await stage.state(order_placed())
             await stage.relay.flush(5)
-        monkeypatch.setattr(relay.asyncio, "sleep", sleep)  # type: ignore[attr-defined] # as above
+        monkeypatch.setattr(relay.asyncio, "sleep", really)  # type: ignore[attr-defined] # as above
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5, 0.05]
 
 
