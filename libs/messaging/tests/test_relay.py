@@ -457,3 +457,14 @@ async def test_a_bus_that_does_not_say_where_it_stored_everything_is_not_believe
         assert await marks(database) == [None, None]
         bus.forgets = False
         await eventually(lambda: all_marked(database))
+
+
+async def test_a_sweep_reads_no_more_than_it_may(
+    database: Database, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "SWEPT_AT_ONCE", 10)
+    await left_behind(database, messages("orders", 25))
+    bus = Counting(broker)
+    async with Stage(database, bus).relaying():
+        await eventually(lambda: all_marked(database))
+    assert bus.sizes == [10, 10, 5]
