@@ -229,7 +229,9 @@ async def _say_everything_again(system: System, service: str) -> set[str]:
     types = set()
     for sequence in range(1, last + 1):
         message = await watcher.jetstream().get_msg(stream, sequence)
-        headers = {**(message.headers or {}), "Nats-Msg-Id": str(uuid7())}
+        # Without the place in an atomic batch that it may have come in: it is none any more.
+        kept = {name: value for name, value in (message.headers or {}).items() if not name.startswith("Nats-")}
+        headers = {**kept, "Nats-Msg-Id": str(uuid7())}
         await client.jetstream().publish(message.subject or "", message.data or b"", headers=headers)
         types.add(headers["ce-type"])
     await client.close()
