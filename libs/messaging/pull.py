@@ -83,7 +83,7 @@ class Pull:
 
     async def _watch(self) -> None:
         pause_s = 0.0
-        while True:
+        while not self._closed:  # wait_for() of Python 3.11 may swallow a cancellation
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._doubted.wait(), pause_s)
             self._doubted.clear()
@@ -172,7 +172,7 @@ class Pull:
         self._closed = True
         if self._watching is not None:
             self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+            await asyncio.wait({self._watching}, timeout=CLOSE_S)
         if self._subscription is None:
             return
         # Drained before anything is given back: what is on its way arrives, and nothing given back comes here again.
