@@ -6,7 +6,6 @@ incarnation it was made under, and all marks are cleared when the next one begin
 """
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -88,14 +87,6 @@ class OwnStream:
         """Look again before anything else is published."""
         self._doubts += 1
         self._standing = None
-
-    async def watch(self) -> None:
-        """Look from time to time, until cancelled: a stream that was deleted alone says nothing."""
-        while True:
-            await asyncio.sleep(CHECK_EVERY_S)
-            with contextlib.suppress(BusUnavailable):
-                self.doubt()
-                await self.assured()
 
     async def learn(self) -> None:
         """Read how far other replicas have got, so that a stream that went back is noticed by each of them."""

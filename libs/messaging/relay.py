@@ -11,12 +11,13 @@ from uuid import UUID
 
 import structlog
 
-from libs.messaging import outbox
+from libs.messaging import outbox, own_stream
 from libs.messaging.bus import Bus, BusUnavailable, StreamForgot
 from libs.messaging.envelope import Outgoing
 from libs.messaging.own_stream import OwnStream
 from libs.storage import Database, is_transient
 from libs.telemetry import Telemetry
+from libs.telemetry.gauges import age_s
 from libs.telemetry.messaging import sending
 
 BATCH: Final = 256
@@ -60,7 +61,7 @@ class Relay:
     @property
     def lag_s(self) -> float:
         """Age in seconds of the oldest row that the last sweep found unpublished; 0 when there is none."""
-        return (datetime.now(UTC) - self._oldest).total_seconds() if self._oldest else 0.0
+        return age_s(self._oldest)
 
     @property
     def stalled(self) -> bool:
@@ -68,7 +69,7 @@ class Relay:
 
         What is published again, into a stream made anew, does not count: new facts overtake it.
         """
-        return self._oldest_new is not None and (datetime.now(UTC) - self._oldest_new).total_seconds() > STALLED_S
+        return age_s(self._oldest_new) > STALLED_S
 
     def offer(self, messages: Sequence[Outgoing]) -> None:
         """Take over messages whose transaction has just been committed."""
@@ -85,7 +86,7 @@ class Relay:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_forever())
             tasks.create_task(self._sweep_forever())
-            tasks.create_task(self.stream.watch())
+            tasks.create_task(self._watch_forever())
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until everything taken over is published, or `timeout_s` seconds are over (the next start sweeps)."""
@@ -130,9 +131,17 @@ class Relay:
         self.stream.marked(standing, max(sequences))
         log.debug("published", batch=len(batch))
 
+    async def _watch_forever(self) -> None:
+        """Look at the stream from time to time: one that was deleted alone says nothing."""
+        while True:
+            await asyncio.sleep(own_stream.CHECK_EVERY_S)
+            with _survived("watch"):
+                self.stream.doubt()
+                await self.stream.assured()
+
     async def _sweep_forever(self) -> None:
         while True:
-            with _survived():
+            with _survived("sweep"):
                 while await self._sweep():
                     pass
             await asyncio.sleep(SWEEP_EVERY_S)
@@ -166,9 +175,9 @@ def longer(pause_s: float) -> float:
 
 
 @contextlib.contextmanager
-def _survived() -> Iterator[None]:
+def _survived(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         expected = isinstance(error, BusUnavailable) or is_transient(error)
-        log.warning("sweep failed", error=str(error), exc_info=not expected)
+        log.warning("background work failed", what=what, error=str(error), exc_info=not expected)

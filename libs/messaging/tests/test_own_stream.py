@@ -16,7 +16,7 @@ from libs.messaging.memory import MemoryBroker, MemoryBus
 from libs.messaging.own_stream import OwnStream, Standing
 from libs.messaging.tables import outbox as table
 from libs.messaging.tables import streams
-from libs.messaging.tests.stage import Stage, message, messages, order_placed, rows, subjects_of
+from libs.messaging.tests.stage import Stage, message, messages, mislaid, order_placed, rows, subjects_of
 from libs.storage import Database
 from libs.tests.eventually import eventually
 
@@ -282,6 +282,18 @@ async def test_a_sequence_given_away_before_is_noticed_at_once(
         await stage.state(order_placed())
         await eventually(lambda: broker.streams["ORDERS"].incarnation == 2)
         await eventually(lambda: len(broker.stored("orders")) == 6)
+
+
+async def test_a_look_that_the_database_fails_does_not_end_the_relay(database: Database, bus: MemoryBus) -> None:
+    stage = Stage(database, bus)
+    async with stage.relaying():
+        await stage.state(order_placed())
+        await eventually(stage.relay._idle.is_set)
+        async with mislaid(database, streams):
+            doubts = stage.relay.stream._doubts
+            await eventually(lambda: stage.relay.stream._doubts > doubts + 1)
+        await stage.state(order_placed())
+        await eventually(lambda: len(bus.broker.stored("orders")) == 2)
 
 
 async def test_what_is_published_again_stalls_nobody(database: Database, bus: MemoryBus) -> None:
