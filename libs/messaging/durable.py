@@ -1,5 +1,6 @@
 """A durable consumer on the server: made by whoever pulls from it, and made anew when its stream was."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -9,7 +10,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
+from nats.js.errors import APIError, NotFoundError, ServerError, ServiceUnavailableError
 
 from libs.messaging.bus import Durable
 
@@ -19,6 +20,12 @@ INCARNATION: Final = "orderly.incarnation"
 ACK_WAIT_S: Final = 30.0
 MAX_ACK_PENDING: Final = 10_000
 REQUEST_TIMEOUT_S: Final = 5.0
+
+REMOVED_S: Final = 0.25
+"""For how long the server may still be removing the files of a consumer after it has said that it is deleted."""
+
+_CONSUMER_CREATE_ERROR: Final = 10012
+"""The server's `err_code` for whatever kept it from making or updating a consumer, its own file errors included."""
 
 log = structlog.get_logger()
 
@@ -47,15 +54,33 @@ class DurableConsumer:
         stream = await self._ask(f"STREAM.INFO.{self._durable.stream}")
         incarnation = incarnation_of(stream["config"].get("metadata"))
         there = await self._info()
+        if there is None and self._up_to_date:  # a replica has deleted it just now: nothing is made among its ruins
+            await asyncio.sleep(REMOVED_S)
+            there = await self._info()
         if there is not None and incarnation_of(there["config"].get("metadata")) != incarnation:
             log.warning("consumer is of another incarnation of its stream; made anew", consumer=self._at)
             await self._ask(f"CONSUMER.DELETE.{self._at}")
             there = None
         if there is None or not self._up_to_date:
-            await self._create(incarnation)
+            await self._created(incarnation)
             there = await self._info()
         self._up_to_date = True
         return incarnation, _rest_s(there, incarnation) if there else 0.0
+
+    async def _created(self, incarnation: int) -> None:
+        """Create or update the consumer, also where the server has it in memory but has lost its files.
+
+        Made while the server was still removing its predecessor's files, a consumer loses its own with them: it
+        delivers, but every update is refused and a restart forgets it.
+        """
+        try:
+            await self._create(incarnation)
+        except ServerError as error:
+            if error.err_code != _CONSUMER_CREATE_ERROR or "no such file" not in (error.description or ""):
+                raise
+            log.warning("consumer has lost its files; made anew", consumer=self._at)
+            await self._ask(f"CONSUMER.DELETE.{self._at}")
+            await self._create(incarnation)
 
     async def _create(self, incarnation: int) -> None:
         """Create it, or update what it is to deliver. The first message it delivers is the first there is."""

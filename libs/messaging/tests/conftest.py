@@ -85,6 +85,7 @@ class Server:
 
     def __init__(self, folder: Path, access: dict[str, Any] | None = None) -> None:
         self.port = free_port()
+        self.store = folder / "nats/store"
         self._program = nats_program(folder / "nats", self.port, folder / "logs", access=access)
         self._supervisor = Supervisor(lambda _sentence: None)
         self._buses: list[JetStream] = []

@@ -1,6 +1,7 @@
 """What only a real server shows: its absence, late acknowledgements, the stream's own properties."""
 
 import asyncio
+import shutil
 from typing import Any
 
 import pytest
@@ -128,6 +129,19 @@ async def test_a_durable_of_another_incarnation_is_made_anew(server: Server, str
     assert [delivery.sequence for delivery in await take(another, 3)] == [1, 2, 3]
     made = (await stream._js.consumer_info(reader.stream, reader.name)).config
     assert durable.incarnation_of(made.metadata) == 1
+
+
+async def test_a_durable_whose_files_are_lost_is_made_anew(server: Server, stream: JetStream, service: str) -> None:
+    reader = everything(service)
+    await stream.publish(messages(service, 3))
+    await take(await stream.subscribe(reader), 3)
+    [files] = server.store.glob(f"jetstream/*/streams/{reader.stream}/obs/{reader.name}")
+    shutil.rmtree(files)
+
+    another = await (await server.connect()).subscribe(reader)
+
+    assert [delivery.sequence for delivery in await take(another, 3)] == [1, 2, 3]
+    assert (files / "meta.inf").exists()
 
 
 async def test_connecting_says_which_server_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
