@@ -11,6 +11,7 @@ from gateway.api import BASE
 from libs import asyncapi
 from libs.web.openapi import Section, describe
 from orderly.catalogue import catalogue
+from orderly.nats_access import FILES, access_file
 from orderly.newman import ROOT
 from orderly.services import NAMES, SERVICES
 
@@ -72,8 +73,9 @@ def contracts(version: str | None = None) -> dict[str, str]:
 
 
 def write_contracts(root: Path) -> list[Path]:
-    """Write the documents into the checkout at `root`; return where they are."""
-    return write_texts(root / FOLDER, contracts())
+    """Write the documents, and what the brokers read, into the checkout at `root`; return where they are."""
+    rights = [write_texts(root / file.parent, {file.name: access_file()}) for file in FILES]
+    return [*write_texts(root / FOLDER, contracts()), *(path for paths in rights for path in paths)]
 
 
 def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:

@@ -13,12 +13,11 @@ import aiohttp
 
 from libs.local.servers import CannotStart, Postgres, free_port, listening, nats_program, port_is_free
 from libs.local.supervisor import Program, Supervisor, environment
-from libs.messaging.consumer import durables
-from libs.messaging.rights import observer_permissions, permissions_of
 from libs.storage import Database
 from libs.storage.migrations import migrate
 from orderly import databases
 from orderly.credentials import Credentials, ensure_credentials
+from orderly.nats_access import access
 from orderly.services import NAMES, SERVICES
 from orderly.settings import Settings
 
@@ -228,15 +227,6 @@ async def migrate_all(plan: Plan) -> int:
 
 
 def nats_access(credentials: Credentials) -> dict[str, Any]:
-    """Say who may do what on the NATS server: one user a service, and an observer for everybody else."""
-    users: list[dict[str, Any]] = [
-        {
-            "user": service.name,
-            "password": credentials.nats[service.name],
-            "permissions": permissions_of(service.name, durables(service.name, service.listens), service.hears),
-        }
-        for service in SERVICES
-    ]
-    users.append({"user": "observer", "password": "observer", "permissions": observer_permissions(NAMES)})
+    """Say who may do what on this machine's NATS server."""
     # Whoever can reach loopback may watch, and nothing else.
-    return {"accounts": {"APP": {"jetstream": "enabled", "users": users}}, "no_auth_user": "observer"}
+    return {**access(credentials.nats, "observer"), "no_auth_user": "observer"}

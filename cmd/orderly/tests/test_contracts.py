@@ -11,7 +11,8 @@ from gateway.api import BASE, DOORS
 from libs.errors import Kind
 from libs.web.openapi import STATUSES
 from libs.web.problems import STATUSES as STATUSES_OF_KINDS
-from orderly.contracts import FOLDER, contracts, openapi_document, write_contracts
+from orderly.contracts import EVENTS, FOLDER, OPENAPI, contracts, openapi_document, write_contracts
+from orderly.nats_access import FILES
 from orderly.services import NAMES, SERVICES
 
 ROOT = Path(__file__).parents[3]
@@ -27,8 +28,10 @@ def test_the_committed_contracts_are_what_the_code_says(name: str, text: str) ->
 def test_contracts_are_written_the_same_way_every_time(tmp_path: Path) -> None:
     paths = write_contracts(tmp_path)
     first = [path.read_bytes() for path in paths]
-    assert [path.name for path in paths] == [*(f"{name}.yaml" for name in NAMES), "openapi.json", "events.html"]
-    assert {path.parent for path in paths} == {tmp_path / "asyncapi"}
+    documents = [
+        tmp_path / "asyncapi" / name for name in (*(f"{name}.yaml" for name in NAMES), OPENAPI.name, EVENTS.name)
+    ]
+    assert paths == [*documents, *(tmp_path / file for file in FILES)]
     assert write_contracts(tmp_path) == paths
     assert [path.read_bytes() for path in paths] == first
     for text in first:
