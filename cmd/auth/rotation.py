@@ -28,14 +28,13 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from auth.settings import KeySettings
+from libs.files import replace_durably, write_whole
 from libs.web.keys import (
     load_public_keys,
     load_signing_key,
     new_key,
     private_pem,
     public_pem,
-    replace_durably,
-    write_whole,
 )
 
 SETTLED_AFTER_S: Final = 10.0

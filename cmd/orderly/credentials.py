@@ -5,7 +5,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.web.keys import new_key, private_pem, public_pem, write_whole
+from libs.files import write_whole
+from libs.web.keys import new_key, private_pem, public_pem
 from orderly.services import NAMES
 
 

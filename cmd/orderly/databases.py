@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from libs.files import write_whole
 from libs.local.servers import CannotStart
 from libs.service import Service
 from libs.storage import Database
 from libs.storage.database import driver_url
 from libs.storage.migrations import pending
-from libs.web.keys import write_whole
 from orderly.settings import Settings
 
 ANNOUNCED: Final = "databases.json"

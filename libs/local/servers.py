@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from libs.files import write_whole
 from libs.local.supervisor import Program, environment
 
 UNPRIVILEGED: Final = "orderly-postgres"
@@ -80,9 +81,7 @@ def nats_program(folder: Path, port: int, logs: Path, *, access: Mapping[str, An
         **(access or {}),
     }
     file = folder / "nats-server.conf"
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as writer:
-        json.dump(config, writer, indent=2)  # JSON is a form of nats-server's configuration
+    write_whole(file, json.dumps(config, indent=2).encode())  # JSON is a form of nats-server's configuration
     return Program("nats", [server, "--config", str(file)], environment(), logs / "nats.log")
 
 

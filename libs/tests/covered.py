@@ -53,7 +53,9 @@ def lines_percent(count: Counter[str]) -> float:
 def main() -> None:
     """Print the table; exit with the packages of `HELD` that are below `AT_LEAST_PERCENT`."""
     command = [sys.executable, "-m", "coverage", "json", "--quiet", "-o", "-"]
-    measured = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    measured = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
+    if measured.returncode:
+        sys.exit(measured.stdout.strip() or "nothing was measured; run `just coverage`")
     packages = by_package(json.loads(measured.stdout)["files"])
     sys.stdout.writelines(f"{line}\n" for line in table(packages))
     low = [name for name in HELD if lines_percent(packages.get(name, Counter(num_statements=1))) < AT_LEAST_PERCENT]

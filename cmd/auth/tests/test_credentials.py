@@ -17,6 +17,7 @@ from auth import credentials
 from auth.credentials import Passwords, Tokens
 from auth.settings import Settings
 from libs.errors import Refusal
+from libs.files import write_whole
 from libs.ids import uuid7
 from libs.web import keys
 from libs.web.identity import Caller, Verifier
@@ -204,13 +205,13 @@ def test_a_private_key_that_is_replaced_signs_once_its_public_key_is_there(
         return header
 
     first, second = (jwk_of(one.public_key())["kid"] for one in (key, following))
-    keys.write_whole(settings.jwt_private_key, pem_of(following))
+    write_whole(settings.jwt_private_key, pem_of(following))
     assert [kid(), kid()] == [first, first]
-    keys.write_whole(settings.jwt_public_keys, public_pem_of(key) + public_pem_of(following))
+    write_whole(settings.jwt_public_keys, public_pem_of(key) + public_pem_of(following))
     assert [kid(), kid()] == [second, second]
-    keys.write_whole(settings.jwt_private_key, b"nonsense")
+    write_whole(settings.jwt_private_key, b"nonsense")
     assert kid() == second
-    keys.write_whole(settings.jwt_private_key, pem_of(key))
+    write_whole(settings.jwt_private_key, pem_of(key))
     assert kid() == first
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+import libs.files
 from auth import rotation
 from auth.api import KEYS_KEPT_S
 from auth.rotation import SETTLED_AFTER_S, CannotRotate, Rotation
 from auth.settings import KeySettings
-from libs.web import keys
+from libs.files import write_whole
 from libs.web.keys import LOOK_EVERY_S, jwk_of, load_public_keys, load_signing_key, new_key, private_pem, public_pem
 
 
@@ -26,8 +27,8 @@ class Files:
         self.next = folder / "jwt-private.next.pem"
         self.said: list[str] = []
         key = new_key()
-        keys.write_whole(self.private, private_pem(key))
-        keys.write_whole(self.public, public_pem([key.public_key()]))
+        write_whole(self.private, private_pem(key))
+        write_whole(self.public, public_pem([key.public_key()]))
 
     @property
     def settings(self) -> KeySettings:
@@ -95,7 +96,7 @@ class Killed(BaseException):
 def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, *, after: bool) -> list[int]:
     """Let the process die just before, or just after, it replaces a file for the `number`-th time."""
     replaced: list[int] = []
-    replace = keys.replace_durably
+    replace = libs.files.replace_durably
 
     def replace_or_die(new: Path, path: Path) -> None:
         replaced.append(len(replaced))
@@ -105,7 +106,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, *, after: bool) -> lis
         if len(replaced) == number:
             raise Killed
 
-    for module in (keys, rotation):
+    for module in (libs.files, rotation):
         monkeypatch.setattr(module, "replace_durably", replace_or_die)
     return replaced
 
@@ -240,13 +241,13 @@ def test_two_rotations_at_a_time_are_one_too_many(files: Files) -> None:
 
 
 def lose_the_public_key(files: Files) -> None:
-    keys.write_whole(files.public, public_pem([new_key().public_key()]))
+    write_whole(files.public, public_pem([new_key().public_key()]))
 
 
 def add_a_stranger(files: Files) -> None:
     files.rotation().publish()
     known = [*load_public_keys(files.public).values()]
-    keys.write_whole(files.public, public_pem([known[0], new_key().public_key()]))
+    write_whole(files.public, public_pem([known[0], new_key().public_key()]))
 
 
 @pytest.mark.parametrize("spoil", [lose_the_public_key, add_a_stranger, lambda files: files.private.unlink()])

@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.errors import Kind, Refusal
+from libs.files import write_whole
 from libs.ids import uuid7
 from libs.web import identity
 from libs.web import keys as key_files
 from libs.web.identity import CACHE_AT_MOST, Caller, Verifier
-from libs.web.keys import Watched, jwk_of, load_public_keys, write_whole
+from libs.web.keys import Watched, jwk_of, load_public_keys
 from libs.web.problems import STATUSES
 
 OURS, NEXT, STRANGERS = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(3))

@@ -1,13 +1,13 @@
 """Key files: what is in them counts as soon as it is there, and they are never there in part."""
 
-import os
 from pathlib import Path
 
 import pytest
 
+from libs.files import write_whole
 from libs.tests.eventually import eventually
 from libs.web import keys
-from libs.web.keys import Watched, jwk_of, load_public_keys, load_signing_key, new_key, public_pem, write_whole
+from libs.web.keys import Watched, jwk_of, load_public_keys, load_signing_key, new_key, public_pem
 
 
 @pytest.fixture
@@ -95,36 +95,6 @@ def test_what_was_known_stays_known_while_the_file_cannot_be_read(file: Path, co
 def test_a_file_that_was_never_there_says_nothing(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "nothing", Path.read_text)
     assert (watched.value(), watched.readable) == (None, False)
-
-
-def test_what_is_written_is_for_its_owner_only(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    (tmp_path / "key.new").write_text("left by a crash")
-    (tmp_path / "key.new").chmod(0o666)
-    write_whole(path, b"secret")
-    assert path.read_bytes() == b"secret"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_whoever_could_read_a_file_can_read_what_takes_its_place(file: Path) -> None:
-    file.chmod(0o644)
-    if os.geteuid() == 0:
-        os.chown(file, 10_001, 10_002)
-    before = file.stat()
-    write_whole(file, b"two", like=file)
-    after = file.stat()
-    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
-
-
-def test_a_write_that_fails_leaves_what_was_there(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_descriptor: int) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_whole(file, b"two")
-    assert file.read_text() == "one"
 
 
 def test_keys_are_read_as_they_were_written(tmp_path: Path) -> None:
