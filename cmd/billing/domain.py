@@ -110,9 +110,10 @@ class Journal:
         """The wallets that changed, as they are now."""
         return [self._wallets[user_id] for user_id in sorted(self._touched)]
 
-    def deposit(self, transfer_id: UUID, user_id: UUID, amount_minor: int) -> Transfer | None:
-        """Bring money in; None when there is no account."""
-        return self._move(TransferKind.DEPOSIT, transfer_id, user_id, CASH, amount_minor)
+    def deposit(self, transfer_id: UUID, user_id: UUID, amount_minor: int) -> Transfer | DeclineReason:
+        """Bring money in, or say why not."""
+        moved = self._move(TransferKind.DEPOSIT, transfer_id, user_id, CASH, amount_minor)
+        return moved or DeclineReason.ACCOUNT_NOT_OPEN
 
     def withdraw(self, transfer_id: UUID, user_id: UUID, amount_minor: int) -> Transfer | DeclineReason:
         """Take money out, or say why not."""

@@ -1,6 +1,6 @@
 """What billing does about facts and commands: load, decide, save, publish."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -25,7 +25,6 @@ from libs.messaging.envelope import Event
 from libs.web.commands import Command
 
 QuestionT = TypeVar("QuestionT", UserRegistered, OrderPlaced, OrderCancelled)
-MovementFact = TypeVar("MovementFact", facts.AccountCredited, facts.AccountDebited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,33 +105,30 @@ async def on_orders_cancelled(events: Sequence[Event[OrderCancelled]], unit: Bil
 
 async def deposit(commands: Sequence[Command[Movement]], unit: BillingUnit) -> Sequence[Moved | Refusal]:
     """Bring money in."""
-    wallets = await unit.store.lock_wallets({command.body.user_id for command in commands})
-    journal = Journal(wallets.values(), unit.now)
-    results: list[Moved | Refusal] = []
-    for command in commands:
-        wanted = command.body
-        transfer = journal.deposit(wanted.transfer_id, wanted.user_id, wanted.amount_minor)
-        if transfer is None:
-            results.append(declined(DeclineReason.ACCOUNT_NOT_OPEN))
-            continue
-        unit.publish(_moved(facts.AccountCredited, transfer, wanted.user_id), cause=command)
-        results.append(Moved(transfer.id, transfer.amount_minor, transfer.balance_minor))
-    await unit.store.record(journal.wallets, journal.transfers)
-    return results
+    return await _move(commands, unit, Journal.deposit, facts.AccountCredited)
 
 
 async def withdraw(commands: Sequence[Command[Movement]], unit: BillingUnit) -> Sequence[Moved | Refusal]:
     """Pay money out."""
+    return await _move(commands, unit, Journal.withdraw, facts.AccountDebited)
+
+
+async def _move(
+    commands: Sequence[Command[Movement]],
+    unit: BillingUnit,
+    decide: Callable[[Journal, UUID, UUID, int], Transfer | DeclineReason],
+    fact: type[facts.AccountCredited | facts.AccountDebited],
+) -> Sequence[Moved | Refusal]:
     wallets = await unit.store.lock_wallets({command.body.user_id for command in commands})
     journal = Journal(wallets.values(), unit.now)
     results: list[Moved | Refusal] = []
     for command in commands:
         wanted = command.body
-        transfer = journal.withdraw(wanted.transfer_id, wanted.user_id, wanted.amount_minor)
+        transfer = decide(journal, wanted.transfer_id, wanted.user_id, wanted.amount_minor)
         if isinstance(transfer, DeclineReason):
             results.append(declined(transfer))
             continue
-        unit.publish(_moved(facts.AccountDebited, transfer, wanted.user_id), cause=command)
+        unit.publish(_moved(fact, transfer, wanted.user_id), cause=command)
         results.append(Moved(transfer.id, transfer.amount_minor, transfer.balance_minor))
     await unit.store.record(journal.wallets, journal.transfers)
     return results
@@ -166,7 +162,9 @@ def _refunded(refund: Refund) -> facts.PaymentRefunded:
     return facts.PaymentRefunded(order_id=refund.order_id, user_id=refund.user_id, amount=refund.amount_minor)
 
 
-def _moved(fact: type[MovementFact], transfer: Transfer, user_id: UUID) -> MovementFact:
+def _moved(
+    fact: type[facts.AccountCredited | facts.AccountDebited], transfer: Transfer, user_id: UUID
+) -> facts.AccountCredited | facts.AccountDebited:
     return fact(
         user_id=user_id,
         account_id=transfer.wallet,

@@ -226,7 +226,7 @@ def test_a_withdrawal_takes_at_most_what_is_there() -> None:
 
 def test_nothing_happens_to_somebody_without_an_account() -> None:
     journal, nobody = Journal([], NOW), uuid7()
-    assert journal.deposit(uuid7(), nobody, 100) is None
+    assert journal.deposit(uuid7(), nobody, 100) is DeclineReason.ACCOUNT_NOT_OPEN
     assert journal.withdraw(uuid7(), nobody, 100) is DeclineReason.ACCOUNT_NOT_OPEN
     assert journal.pay(uuid7(), nobody, 100).reason is DeclineReason.ACCOUNT_NOT_OPEN
     assert journal.transfers == []
