@@ -22,20 +22,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import TypeVar
 
 from libs import logs
+from libs.chores import PRUNING, Restating
 from libs.contracts import Fact
-from libs.messaging import dead_letters, outbox
 from libs.messaging.awaiting import Awaits
 from libs.messaging.bus import Bus
 from libs.messaging.consumer import Consumer, Listens, durables
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.relay import Relay
-from libs.messaging.unit import Unit, Units
+from libs.messaging.unit import Units
 from libs.settings import HttpSettings, ServiceSettings
 from libs.storage import Database
 from libs.storage.migrations import migrate, pending
 from libs.telemetry import Telemetry
 from libs.telemetry.gauges import Gauge, Gauges
-from libs.web import commands
 from libs.web.app import make_app
 from libs.web.commands import Commands
 from libs.web.identity import Verifier
@@ -46,22 +45,9 @@ StoreT = TypeVar("StoreT")
 ToolsT = TypeVar("ToolsT", default=None)
 
 STOP_WITHIN_S: Final = 15.0
-PRUNED_AT_ONCE: Final = 500
-PRUNE_PAUSE_S: Final = 0.1
 RETRY_EVERY_S: Final = 0.5
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Chore(Generic[StoreT]):
-    """Work that is done again and again, a unit at a time; idempotent, since every replica does it.
-
-    `work` returns whether there is more to do at once.
-    """
-
-    work: Callable[[Unit[StoreT]], Awaitable[bool]]
-    every_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +68,7 @@ class Service(Generic[StoreT, ToolsT]):
     listens: Sequence[Listens[StoreT]] = ()
     awaits: Awaits[StoreT] | None = None
     hears: Sequence[str] = ()
-    chores: Sequence[Chore[StoreT]] = ()
+    restating: Restating[StoreT] | None = None
     gauges: Sequence[Gauge[StoreT]] = ()
     tools: Callable[[Any], ToolsT] = field(default=lambda _settings: cast("ToolsT", None))
 
@@ -181,8 +167,10 @@ class Running(Generic[StoreT, ToolsT]):
                 tasks.create_task(units.awaited.run())
                 tasks.create_task(self._watch_database())
                 tasks.create_task(self._gauges(relay, bus).run(), name="gauges")
-                for chore in (*self.service.chores, *_PRUNING):
-                    tasks.create_task(_repeat(chore, units))
+                for chore in PRUNING:
+                    tasks.create_task(chore.run(units))
+                if self.service.restating:
+                    tasks.create_task(self.service.restating.run(self.service.name, units, bus))
                 self._consume(bus, units)
                 for consuming in self._consuming:
                     tasks.create_task(_joined(consuming))
@@ -267,38 +255,6 @@ class Running(Generic[StoreT, ToolsT]):
 async def _joined(task: "asyncio.Task[None]") -> None:
     """Wait for a task without cancelling it: consumers finish their batch before they stop."""
     await asyncio.shield(task)
-
-
-async def _repeat(chore: Chore[StoreT], units: Units[StoreT]) -> None:
-    more = False
-    while True:
-        await asyncio.sleep(PRUNE_PAUSE_S if more else chore.every_s)
-        try:
-            async with units.begin() as unit:
-                more = await chore.work(unit)
-        except Exception as error:  # noqa: BLE001 - a chore that fails is done again
-            more = False
-            log.warning("chore failed", chore=chore.work.__name__, error=str(error))
-
-
-async def prune_outbox(unit: Unit[Any]) -> bool:
-    """Delete what was published long ago, in small steps that nobody feels."""
-    return await outbox.prune(unit.connection, now=unit.now, limit=PRUNED_AT_ONCE) == PRUNED_AT_ONCE
-
-
-async def prune_keys(unit: Unit[Any]) -> bool:
-    """Delete idempotency keys that nobody will send again, in small steps that nobody feels."""
-    return await commands.prune(unit.connection, now=unit.now, limit=PRUNED_AT_ONCE) == PRUNED_AT_ONCE
-
-
-async def prune_dead_letters(unit: Unit[Any]) -> bool:
-    """Delete dead letters that were attended to long ago, in small steps that nobody feels."""
-    return await dead_letters.prune(unit.connection, now=unit.now, limit=PRUNED_AT_ONCE) == PRUNED_AT_ONCE
-
-
-_PRUNING: Final[tuple[Chore[Any], ...]] = tuple(
-    Chore(prune, every_s=60.0) for prune in (prune_outbox, prune_keys, prune_dead_letters)
-)
 
 
 def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from auth.domain import User
@@ -10,7 +11,7 @@ from libs.contracts.auth import UserRegistered
 from libs.contracts.billing import AccountOpened
 from libs.errors import Kind, Refusal
 from libs.messaging.envelope import Event
-from libs.messaging.restating import AT_ONCE, Origin, due_again
+from libs.messaging.restating import AT_ONCE, Origin, due_again, overdue_by
 from libs.web.commands import Command
 
 
@@ -60,11 +61,13 @@ async def on_accounts_opened(events: Sequence[Event[AccountOpened]], unit: AuthU
         unit.wake(event.fact.user_id)
 
 
-async def restate_overdue(unit: AuthUnit) -> bool:
-    """State registrations again whose account is overdue; billing answers from what it has."""
-    for user in await unit.store.overdue(unit.now, limit=AT_ONCE):
+async def restate_overdue(unit: AuthUnit, handled_until: datetime) -> None:
+    """State registrations again whose account is overdue; billing answers from what it has.
+
+    A bounded number at a time; the rest waits for the next tick.
+    """
+    for user in await unit.store.overdue(overdue_by(unit.now, handled_until), limit=AT_ONCE):
         if user.registration is not None:
             fact = UserRegistered.model_validate_json(user.registration)
             unit.publish(fact, cause=Origin.of(user.traceparent), restated=True)
         await unit.store.put_off(user.id, due_at=due_again(user.restated + 1, unit.now))
-    return False  # the rest has to wait for the next tick: a bounded number at a time

@@ -20,8 +20,8 @@ class Users(Protocol):
         """Note the account of each user; what was kept for a restatement is dropped."""
         ...
 
-    async def overdue(self, now: datetime, *, limit: int) -> Sequence[User]:
-        """Lock users whose account is overdue, the longest overdue first; skips those another replica holds."""
+    async def overdue(self, by: datetime, *, limit: int) -> Sequence[User]:
+        """Lock users whose account was due by then, the longest overdue first; skips those another replica holds."""
         ...
 
     async def put_off(self, user_id: UUID, *, due_at: datetime) -> None:

@@ -48,11 +48,11 @@ class SqlUsers:
         rows = [{"user": user_id, "account": account_id} for user_id, account_id in sorted(accounts.items())]
         await self._connection.execute(statement, rows)
 
-    async def overdue(self, now: datetime, *, limit: int) -> Sequence[User]:
+    async def overdue(self, by: datetime, *, limit: int) -> Sequence[User]:
         """See `Users`."""
         query = (
             select(users)
-            .where(users.c.due_at <= now)
+            .where(users.c.due_at <= by)
             .order_by(users.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)

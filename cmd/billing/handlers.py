@@ -25,6 +25,7 @@ from libs.messaging.envelope import Event
 from libs.web.commands import Command
 
 QuestionT = TypeVar("QuestionT", UserRegistered, OrderPlaced, OrderCancelled)
+MovementFact = TypeVar("MovementFact", facts.AccountCredited, facts.AccountDebited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,33 +106,41 @@ async def on_orders_cancelled(events: Sequence[Event[OrderCancelled]], unit: Bil
 
 async def deposit(commands: Sequence[Command[Movement]], unit: BillingUnit) -> Sequence[Moved | Refusal]:
     """Bring money in."""
-    return await _move(commands, unit, Journal.deposit, facts.AccountCredited)
+    decided = await _decide(commands, Journal.deposit, unit)
+    for command, transfer in decided:
+        if isinstance(transfer, Transfer):
+            unit.publish(_moved(facts.AccountCredited, transfer, command.body.user_id), cause=command)
+    return [_result(transfer) for _, transfer in decided]
 
 
 async def withdraw(commands: Sequence[Command[Movement]], unit: BillingUnit) -> Sequence[Moved | Refusal]:
     """Pay money out."""
-    return await _move(commands, unit, Journal.withdraw, facts.AccountDebited)
+    decided = await _decide(commands, Journal.withdraw, unit)
+    for command, transfer in decided:
+        if isinstance(transfer, Transfer):
+            unit.publish(_moved(facts.AccountDebited, transfer, command.body.user_id), cause=command)
+    return [_result(transfer) for _, transfer in decided]
 
 
-async def _move(
+async def _decide(
     commands: Sequence[Command[Movement]],
+    move: Callable[[Journal, UUID, UUID, int], Transfer | DeclineReason],
     unit: BillingUnit,
-    decide: Callable[[Journal, UUID, UUID, int], Transfer | DeclineReason],
-    fact: type[facts.AccountCredited | facts.AccountDebited],
-) -> Sequence[Moved | Refusal]:
+) -> list[tuple[Command[Movement], Transfer | DeclineReason]]:
     wallets = await unit.store.lock_wallets({command.body.user_id for command in commands})
     journal = Journal(wallets.values(), unit.now)
-    results: list[Moved | Refusal] = []
-    for command in commands:
-        wanted = command.body
-        transfer = decide(journal, wanted.transfer_id, wanted.user_id, wanted.amount_minor)
-        if isinstance(transfer, DeclineReason):
-            results.append(declined(transfer))
-            continue
-        unit.publish(_moved(fact, transfer, wanted.user_id), cause=command)
-        results.append(Moved(transfer.id, transfer.amount_minor, transfer.balance_minor))
+    decided = [
+        (command, move(journal, command.body.transfer_id, command.body.user_id, command.body.amount_minor))
+        for command in commands
+    ]
     await unit.store.record(journal.wallets, journal.transfers)
-    return results
+    return decided
+
+
+def _result(decided: Transfer | DeclineReason) -> Moved | Refusal:
+    if isinstance(decided, DeclineReason):
+        return declined(decided)
+    return Moved(decided.id, decided.amount_minor, decided.balance_minor)
 
 
 def _one_each(events: Sequence[Event[QuestionT]]) -> dict[UUID, Event[QuestionT]]:
@@ -162,9 +171,7 @@ def _refunded(refund: Refund) -> facts.PaymentRefunded:
     return facts.PaymentRefunded(order_id=refund.order_id, user_id=refund.user_id, amount=refund.amount_minor)
 
 
-def _moved(
-    fact: type[facts.AccountCredited | facts.AccountDebited], transfer: Transfer, user_id: UUID
-) -> facts.AccountCredited | facts.AccountDebited:
+def _moved(fact: type[MovementFact], transfer: Transfer, user_id: UUID) -> MovementFact:
     return fact(
         user_id=user_id,
         account_id=transfer.wallet,

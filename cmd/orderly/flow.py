@@ -70,7 +70,8 @@ def steps_of(services: Sequence[Service[Any, Any]]) -> list[Step]:
             step = _step("route", service, f"{route.method} {BASE}{route.path}", route.handler)
             steps += [step] if step.states else []
         steps += [_step("fact", service, line.fact.type, line.handler) for line in service.listens]
-        steps += [_step("chore", service, chore.work.__name__, chore.work) for chore in service.chores]
+        if service.restating:
+            steps.append(_step("chore", service, service.restating.work.__name__, service.restating.work))
     return steps
 
 
@@ -96,7 +97,9 @@ def _reached(function: FunctionType, package: str) -> list[FunctionType]:
         waiting += [
             other
             for other in _mentioned(one)
-            if isinstance(other, FunctionType) and other.__module__.split(".")[0] == package
+            if isinstance(other, FunctionType)
+            and other.__module__.split(".")[0] == package
+            and other.__qualname__ == other.__name__  # methods decide; what states facts are functions
         ]
     return found
 

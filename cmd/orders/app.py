@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from libs.chores import Restating
 from libs.contracts.billing import PaymentAccepted, PaymentDeclined, PaymentRefunded
 from libs.contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from libs.messaging.awaiting import Awaits
 from libs.messaging.consumer import Listens
-from libs.service import Chore, Service
+from libs.service import Service
 from libs.telemetry.gauges import Gauge
 from orders import api, handlers
 from orders.settings import Settings
@@ -27,7 +28,7 @@ service = Service(
     ),
     awaits=Awaits(lambda orders, order_ids: orders.find_all(order_ids), done=lambda order: order.settled),
     hears=("orders.order.confirmed.*", "orders.order.rejected.*"),
-    chores=(Chore(handlers.restate_overdue, every_s=1.0),),
+    restating=Restating(handlers.restate_overdue, answered_by="billing"),
     gauges=(
         Gauge("orders_oldest_pending_seconds", "Age of the oldest order without outcome", handlers.oldest_pending_s),
     ),

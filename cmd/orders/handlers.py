@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from libs.contracts import orders as facts
 from libs.contracts.billing import PaymentAccepted, PaymentDeclined, PaymentRefunded
 from libs.errors import Kind, Refusal
 from libs.messaging.envelope import Event
-from libs.messaging.restating import AT_ONCE, Origin, due_again
+from libs.messaging.restating import AT_ONCE, Origin, due_again, overdue_by
 from libs.telemetry.gauges import age_s
 from libs.web.commands import Command
 from orders.domain import Order, OrderStatus, ask_again, cancel, confirm, note_refund, reject
@@ -113,15 +114,17 @@ async def on_payments_refunded(events: Sequence[Event[PaymentRefunded]], unit: O
     await _advance(events, lambda order, fact: note_refund(order, fact.amount), unit)
 
 
-async def restate_overdue(unit: OrdersUnit) -> bool:
-    """Ask billing again about orders whose answer is overdue; it answers from what it has decided."""
-    overdue = await unit.store.overdue(unit.now, limit=AT_ONCE)
+async def restate_overdue(unit: OrdersUnit, handled_until: datetime) -> None:
+    """Ask billing again about orders whose answer is overdue; it answers from what it has decided.
+
+    A bounded number at a time; the rest waits for the next tick.
+    """
+    overdue = await unit.store.overdue(overdue_by(unit.now, handled_until), limit=AT_ONCE)
     for order in overdue:
         fact = _placed(order) if order.status is OrderStatus.PENDING else _cancelled(order)
         unit.publish(fact, cause=Origin.of(order.traceparent), restated=True)
         asked = ask_again(order)
         await unit.store.save([asked], due_at=due_again(asked.restated, unit.now))
-    return False  # the rest has to wait for the next tick: a bounded number at a time
 
 
 async def oldest_pending_s(orders: Orders) -> float:

@@ -24,8 +24,8 @@ class Orders(Protocol):
         """Save changed orders. Those not settled are overdue at `due_at`; settled ones never."""
         ...
 
-    async def overdue(self, now: datetime, *, limit: int) -> Sequence[Order]:
-        """Lock orders whose answer is overdue, the longest overdue first; skips those another replica holds."""
+    async def overdue(self, by: datetime, *, limit: int) -> Sequence[Order]:
+        """Lock orders whose answer was due by then, the longest overdue first; skips those another replica holds."""
         ...
 
     async def oldest_pending(self) -> datetime | None:

@@ -69,11 +69,11 @@ class SqlOrders:
         if rows:
             await self._connection.execute(statement, rows)
 
-    async def overdue(self, now: datetime, *, limit: int) -> Sequence[Order]:
+    async def overdue(self, by: datetime, *, limit: int) -> Sequence[Order]:
         """See `Orders`."""
         query = (
             select(orders)
-            .where(orders.c.due_at <= now)
+            .where(orders.c.due_at <= by)
             .order_by(orders.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)

@@ -2,9 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Final, Protocol
 
 from libs.messaging.envelope import Outgoing
+
+NOTHING_WAITS: Final = datetime.max.replace(tzinfo=UTC)
+"""What a durable consumer that has handled everything has handled until."""
 
 
 class BusUnavailable(Exception):
@@ -161,6 +165,13 @@ class Bus(Protocol):
 
     async def lag(self, durable: Durable) -> Lag:
         """Ask how far a durable consumer is behind. Raises when it is not there, or the bus is away."""
+        ...
+
+    async def handled_until(self, durable: Durable) -> datetime:
+        """Say since when facts may wait for a durable consumer: it has handled those stated before this time.
+
+        Raises when the consumer is not there, or the bus is away.
+        """
         ...
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """Consumers: feed one stream's messages to the handlers, a batch a unit of work, acknowledged after the commit."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ ResultT = TypeVar("ResultT")
 
 MAX_ATTEMPTS: Final = 20
 """Deliveries without an outcome after which a message is set aside."""
+
+TOGETHER_AT_MOST: Final = 2
+"""Deliveries of a message that is still handled together with others; after a crash everything in hand comes again."""
 
 PAUSE_S: Final = 1.0
 KEEP_ALIVE_S: Final = 10.0
@@ -105,7 +109,7 @@ class Consumer(Generic[StoreT]):
         try:
             while batch := await self._unless_stopped(subscription.next_batch(self._batch_limit)):
                 try:
-                    await self.process(batch, subscription)
+                    await self._work_off(batch, subscription)
                 except Exception:
                     # Not acknowledged, so it comes again after its ack_wait.
                     log.exception("batch given up for now", stream=self._durable.stream)
@@ -125,6 +129,20 @@ class Consumer(Generic[StoreT]):
         finally:
             pending.cancel()
             stopping.cancel()
+
+    async def _work_off(self, batch: Sequence[Delivery], subscription: Subscription) -> None:
+        """Handle what arrived: together, but for what came again and again without an outcome.
+
+        One of those may end the process whenever it is handled. So each is handled alone, in an order left to
+        chance: each time half of its neighbours, on average, are done before it gets its turn.
+        """
+        suspects = [delivery for delivery in batch if delivery.attempt > TOGETHER_AT_MOST]
+        trusted = [delivery for delivery in batch if delivery.attempt <= TOGETHER_AT_MOST]
+        random.shuffle(suspects)
+        if trusted:
+            await self.process(trusted, subscription, suspects)
+        for place, delivery in enumerate(suspects, 1):
+            await self.process([delivery], subscription, suspects[place:])
 
     async def process(
         self, batch: Sequence[Delivery], subscription: Subscription, following: Sequence[Delivery] = ()
@@ -180,6 +198,9 @@ class Consumer(Generic[StoreT]):
         unreadable: list[tuple[Delivery, Refusal]] = []
         events: dict[str, list[Event[Any]]] = {name: [] for name in self._table}
         for delivery in batch:
+            if delivery.attempt > MAX_ATTEMPTS:  # a handler that fails has set it aside before: this one never ended
+                unreadable.append((delivery, _hopeless()))
+                continue
             try:
                 event = read_event(self._table, delivery.subject, delivery.payload, delivery.headers)
             except Refusal as refusal:
@@ -217,6 +238,11 @@ class Consumer(Generic[StoreT]):
         )
         self._units.telemetry.metrics.consumed(delivery.stream, "dead")
         await delivery.term()
+
+
+def _hopeless() -> Refusal:
+    """Make the refusal of a message that probably ended the process whenever it was handled."""
+    return Refusal("no_outcome", f"{MAX_ATTEMPTS} deliveries came to no outcome, not even to an error", Kind.MALFORMED)
 
 
 def _unknown(subject: str) -> Refusal:

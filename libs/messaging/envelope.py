@@ -76,11 +76,16 @@ def headers_of(message_id: UUID, kind: str, *, trace: Trace, now: datetime) -> d
     }
 
 
+def stated_at(headers: Mapping[str, str]) -> datetime:
+    """Read when a fact was stated; long ago when it does not say. Raises `ValueError`."""
+    return datetime.fromisoformat(headers.get("ce-time", "1970-01-01T00:00:00Z")).astimezone(UTC)
+
+
 def open_envelope(fact_type: type[FactT], payload: bytes, headers: Mapping[str, str]) -> Event[FactT]:
     """Read a message as the fact it claims to be. Raises `Refusal` (never transient) if it is not one."""
     try:
         fact = fact_type.model_validate_json(payload)
-        time = datetime.fromisoformat(headers.get("ce-time", "1970-01-01T00:00:00Z")).astimezone(UTC)
+        time = stated_at(headers)
     except ValidationError as error:
         fields = [
             FieldError(".".join(str(part) for part in problem["loc"]), problem["msg"])

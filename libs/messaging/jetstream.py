@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Self
 
 import structlog
@@ -17,9 +18,9 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from libs.contracts import stream_of
-from libs.messaging.bus import BusUnavailable, Durable, Lag, StreamForgot, StreamState
+from libs.messaging.bus import NOTHING_WAITS, BusUnavailable, Durable, Lag, StreamForgot, StreamState
 from libs.messaging.durable import INCARNATION, incarnation_of
-from libs.messaging.envelope import Outgoing
+from libs.messaging.envelope import Outgoing, stated_at
 from libs.messaging.pull import Pull
 
 MAX_AGE_S: Final = 7 * 24 * 3600
@@ -264,6 +265,17 @@ class JetStream:
         with _unavailable():
             there = await self._js.consumer_info(durable.stream, durable.name)
         return Lag(there.num_pending or 0, there.num_ack_pending or 0)
+
+    async def handled_until(self, durable: Durable) -> datetime:
+        """Say since when facts may wait for a durable consumer."""
+        with _unavailable():
+            there = await self._js.consumer_info(durable.stream, durable.name)
+            if not there.num_pending and not there.num_ack_pending:
+                return NOTHING_WAITS
+            floor = there.ack_floor.stream_seq if there.ack_floor else 0
+            # What it does not listen to may lie in between; that is not younger than what waits.
+            message = await self._js.get_msg(durable.stream, floor + 1, subject=">", next=True)
+        return stated_at(message.headers or {})
 
     async def close(self) -> None:
         """Flush what was sent and leave. Not drain(), which can stall for 30 s after pulls."""

@@ -5,10 +5,11 @@ import contextlib
 import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from libs.contracts import stream_of
-from libs.messaging.bus import BusUnavailable, Delivery, Durable, Lag, StreamForgot, StreamState, matches
-from libs.messaging.envelope import Outgoing
+from libs.messaging.bus import NOTHING_WAITS, BusUnavailable, Delivery, Durable, Lag, StreamForgot, StreamState, matches
+from libs.messaging.envelope import Outgoing, stated_at
 
 Hear = Callable[[str], Awaitable[None] | None]
 
@@ -157,6 +158,13 @@ class MemoryBus:
         progress = self.broker.streams[durable.stream].durables[durable.name]
         return Lag(progress.pending(), len(progress.due))
 
+    async def handled_until(self, durable: Durable) -> datetime:
+        """Say since when facts may wait for a durable consumer."""
+        self._check()
+        progress = self.broker.streams[durable.stream].durables[durable.name]
+        first = progress.first_unhandled()
+        return stated_at(first.headers) if first else NOTHING_WAITS
+
     async def close(self) -> None:
         """Leave. What was delivered and not acknowledged comes to another replica after its `ack_wait`."""
         self.broker.listeners = [listener for listener in self.broker.listeners if listener[0] is not self]
@@ -206,6 +214,14 @@ class _Progress:
         """Count what is still to be handed out for the first time."""
         ahead = self.stream.messages[self.position :]
         return sum(any(matches(pattern, message.subject) for pattern in self.subjects) for message in ahead)
+
+    def first_unhandled(self) -> Stored | None:
+        """Find the first message that was not acknowledged; None when every one was."""
+        if self.due:
+            return self.stream.messages[min(self.due) - 1]
+        ahead = self.stream.messages[self.position :]
+        wanted = (one for one in ahead if any(matches(pattern, one.subject) for pattern in self.subjects))
+        return next(wanted, None)
 
     def take(self, limit: int, *, now: float, ack_wait_s: float) -> list[Stored]:
         """Hand out up to `limit` messages: what is due again comes first, since it is older."""

@@ -22,6 +22,14 @@ def due_again(restated: int, now: datetime) -> datetime:
     return now + interval
 
 
+def overdue_by(now: datetime, handled_until: datetime) -> datetime:
+    """Until when an answer must have been due for its question to be stated again.
+
+    A question that still waits where it was asked, since it was stated after `handled_until`, is none of them.
+    """
+    return min(now - _FIRST, handled_until) + _FIRST
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The cause of a restatement: what caused the question in the first place."""

@@ -21,6 +21,7 @@ def permissions_of(service: str, durables: Sequence[Durable], hears: Sequence[st
     """
     own = stream_of(service)
     publish = [f"{service}.>", *(f"$JS.API.STREAM.{verb}.{own}" for verb in _OWN_STREAM)]
+    publish.append(f"$JS.API.CONSUMER.INFO.{own}.*")  # how far those are whose answers it awaits
     for durable in durables:
         at = f"{durable.stream}.{durable.name}"
         publish += [f"$JS.API.CONSUMER.{verb}.{at}" for verb in ("CREATE", "INFO", "MSG.NEXT", "DELETE")]

@@ -1,6 +1,7 @@
 """The rights that containers and clusters give: what the tables say, read by a real server."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,6 @@ def test_the_server_reads_the_rights_and_takes_passwords_from_its_environment(tm
     (tmp_path / "nats.conf").write_text("jetstream {}\ninclude access.conf\n")
     names = [variable(name).removeprefix("$") for name in (*NAMES, "observer")]
     for passwords, code in (({name: f"p{name}" for name in names}, 0), ({}, 1)):
-        given = ["nats-server", "-t", "-c", str(tmp_path / "nats.conf")]
+        given = [str(Path(sys.executable).parent / "nats-server"), "-t", "-c", str(tmp_path / "nats.conf")]
         done = subprocess.run(given, env=environment(**passwords), check=False, capture_output=True, text=True)
         assert done.returncode == code, done.stderr

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from libs.contracts.billing import DeclineReason, PaymentAccepted, PaymentDeclin
 from libs.contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from libs.errors import Kind, Refusal
 from libs.ids import uuid7
+from libs.messaging.bus import NOTHING_WAITS
 from libs.messaging.envelope import Event
 from libs.messaging.restating import AT_ONCE
 from libs.tests.units import Workbench, asked, heard, shared_database, workbench
@@ -25,6 +27,11 @@ from orders.ports import Orders, OrdersUnit
 database_url = shared_database()
 Handler: TypeAlias = Callable[[Sequence[Event[Any]], OrdersUnit], Awaitable[None]]
 PRICE = 15_000
+
+
+async def ask_again(unit: OrdersUnit) -> None:
+    """Ask again, while nothing waits at billing."""
+    await handlers.restate_overdue(unit, NOTHING_WAITS)
 
 
 @pytest.fixture
@@ -278,12 +285,17 @@ async def make_overdue(bench: Workbench[Orders]) -> None:
     await bench.execute(update(tables.orders).where(tables.orders.c.due_at.is_not(None)).values(due_at=late))
 
 
-async def patience_with(bench: Workbench[Orders], order: Order) -> float:
-    """Read in how many seconds the answer to an order is overdue."""
+async def due_of(bench: Workbench[Orders], order: Order) -> datetime:
+    """Read when the answer to an order is overdue."""
     async with bench.database.reading() as connection:
         query = select(tables.orders.c.due_at).where(tables.orders.c.id == order.id)
         due: datetime = (await connection.execute(query)).scalar_one()
-    return (due - datetime.now(UTC)).total_seconds()
+    return due
+
+
+async def patience_with(bench: Workbench[Orders], order: Order) -> float:
+    """Read in how many seconds the answer to an order is overdue."""
+    return (await due_of(bench, order) - datetime.now(UTC)).total_seconds()
 
 
 @pytest.mark.parametrize("status", ["pending", "cancelled"])
@@ -294,9 +306,9 @@ async def test_an_overdue_order_is_restated_at_growing_intervals(bench: Workbenc
     (question,) = bench.stated
     patience = [await patience_with(bench, order)]
     for _ in range(3):
-        assert await bench.do(handlers.restate_overdue) == []
+        assert await bench.do(ask_again) == []
         await make_overdue(bench)
-        assert await bench.do(handlers.restate_overdue) == [question.fact]
+        assert await bench.do(ask_again) == [question.fact]
         (event,) = bench.stated
         assert event.restated
         assert event.id != question.id
@@ -310,8 +322,17 @@ async def test_the_interval_ends_at_an_hour_however_often_was_asked(bench: Workb
     order = await place(bench)
     await bench.execute(update(tables.orders).values(restated=1_000))
     await make_overdue(bench)
-    await bench.do(handlers.restate_overdue)
+    await bench.do(ask_again)
     assert round(await patience_with(bench, order), -2) == 3_600
+
+
+async def test_what_still_waits_at_billing_is_not_asked_again(bench: Workbench[Orders]) -> None:
+    order = await place(bench)
+    await make_overdue(bench)
+    asked_at = await due_of(bench, order) - timedelta(seconds=10)
+    for handled_until, restated in ((asked_at - timedelta(microseconds=1), 0), (asked_at, 1)):
+        stated = await bench.do(partial(handlers.restate_overdue, handled_until=handled_until))
+        assert len(stated) == restated
 
 
 @pytest.mark.parametrize("kind", ["accepted", "declined", "refunded"])
@@ -320,7 +341,7 @@ async def test_a_settled_order_is_never_restated(bench: Workbench[Orders], kind:
     async with bench.database.reading() as connection:
         assert (await connection.execute(select(tables.orders.c.due_at))).scalars().all() == [None]
     await make_overdue(bench)
-    assert await bench.do(handlers.restate_overdue) == []
+    assert await bench.do(ask_again) == []
 
 
 async def test_a_confirmed_order_that_is_cancelled_awaits_its_refund(bench: Workbench[Orders]) -> None:
@@ -328,16 +349,16 @@ async def test_a_confirmed_order_that_is_cancelled_awaits_its_refund(bench: Work
     await bench.hear(handlers.on_payments_accepted, accepted(order))
     await cancel(bench, order)
     await make_overdue(bench)
-    assert await bench.do(handlers.restate_overdue) == [OrderCancelled(**about(order))]
+    assert await bench.do(ask_again) == [OrderCancelled(**about(order))]
     await bench.hear(handlers.on_payments_refunded, refunded(order))
     await make_overdue(bench)
-    assert await bench.do(handlers.restate_overdue) == []
+    assert await bench.do(ask_again) == []
 
 
 async def test_replicas_that_restate_at_once_restate_each_order_once(bench: Workbench[Orders]) -> None:
     orders = [await place(bench), await place(bench)]
     await make_overdue(bench)
-    assert await bench.overlap(handlers.restate_overdue, handlers.restate_overdue) is None
+    assert await bench.overlap(ask_again, ask_again) is None
     assert [(await again(bench, order)).restated for order in orders] == [1, 1]
 
 
@@ -345,5 +366,5 @@ async def test_one_tick_restates_so_many_orders_at_most(bench: Workbench[Orders]
     wanted = [Placement(uuid7(), uuid7(), PRICE, None) for _ in range(AT_ONCE + 1)]
     await bench.carry_out(handlers.place_orders, *wanted)
     await make_overdue(bench)
-    assert len(await bench.do(handlers.restate_overdue)) == AT_ONCE
-    assert len(await bench.do(handlers.restate_overdue)) == 1
+    assert len(await bench.do(ask_again)) == AT_ONCE
+    assert len(await bench.do(ask_again)) == 1

@@ -57,9 +57,11 @@ def random_service() -> str:
     return f"s{secrets.token_hex(4)}"
 
 
-def message(service: str, kind: str = "order.placed", *, payload: bytes = b"{}") -> Outgoing:
-    """A message of `service` that carries nothing in particular."""
-    message_id, now = uuid7(), datetime.now(UTC)
+def message(
+    service: str, kind: str = "order.placed", *, payload: bytes = b"{}", at: datetime | None = None
+) -> Outgoing:
+    """A message of `service` that carries nothing in particular, stated now or at another time."""
+    message_id, now = uuid7(), at or datetime.now(UTC)
     headers = headers_of(message_id, f"{service}.{kind}", trace=Trace.start(), now=now)
     return Outgoing(message_id, f"{service}.{kind}.{message_id}", payload, headers, now)
 

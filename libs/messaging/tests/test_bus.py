@@ -3,16 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from libs.contracts import stream_of
-from libs.messaging.bus import Bus, BusUnavailable, Delivery, Durable, Lag
+from libs.messaging.bus import NOTHING_WAITS, Bus, BusUnavailable, Delivery, Durable, Lag
 from libs.messaging.envelope import Outgoing
 from libs.messaging.jetstream import JetStream
 from libs.messaging.tests.conftest import Connect
 from libs.messaging.tests.stage import acknowledge, everything, message, messages, random_service, subjects_of, take
 from libs.tests.eventually import eventually
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
 
 # Publishing
 
@@ -402,6 +406,27 @@ async def test_messages_that_nobody_pulls_are_pending(bus: Bus, connect: Connect
         return lag.pending + lag.ack_pending
 
     assert await pending() == 4
+
+
+async def test_a_consumer_has_handled_all_until_the_first_message_that_it_has_not(bus: Bus, service: str) -> None:
+    durable = Durable(stream_of(service), "reader", (f"{service}.order.placed.*",))
+    subscription = await bus.subscribe(durable)
+    assert await bus.handled_until(durable) == NOTHING_WAITS
+    stated = [message(service, at=at) for at in (NOON, NOON + SECOND, NOON + 2 * SECOND)]
+    await bus.publish(stated)
+    first, second, third = await take(subscription, 3)
+    for done, until in ((third, NOON), (first, NOON + SECOND), (second, NOTHING_WAITS)):
+        await done.ack()
+
+        async def is_handled(until: datetime = until) -> bool:
+            return await bus.handled_until(durable) == until
+
+        await eventually(is_handled)
+
+
+async def test_a_consumer_that_is_not_there_has_handled_nothing_one_could_tell(bus: Bus, service: str) -> None:
+    with pytest.raises(Exception, match=r"."):
+        await bus.handled_until(Durable(stream_of(service), "nobody", ()))
 
 
 async def test_a_consumer_that_is_not_there_has_no_lag(bus: Bus, service: str) -> None:

@@ -1,6 +1,7 @@
 """Consumers: a batch is one unit of work, acknowledged after its commit; one bad message stops nobody."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -81,7 +82,7 @@ async def no_trouble(_events: Events, _work: Work) -> None:
     pass
 
 
-def fails_for(bad: UUID, error: Exception) -> Callable[[Events, Work], Awaitable[None]]:
+def fails_for(bad: UUID, error: BaseException) -> Callable[[Events, Work], Awaitable[None]]:
     async def trouble(events: Events, _work: Work) -> None:
         if any(event.fact.key == bad for event in events):
             raise error
@@ -404,6 +405,42 @@ async def test_the_nineteenth_attempt_is_not_the_last(stage: Stage, broker: Memo
 
     assert unanswered(broker) == {1: 19}
     assert await dead(stage.database) == []
+
+
+class Killed(BaseException):
+    """The process is gone, whatever it was about to do."""
+
+
+async def lives_until_killed(stage: Stage, handlers: Handlers, done: Callable[[], bool]) -> bool:
+    """Consume until everything is done; return False when the process dies before."""
+    consuming = asyncio.create_task(consumer_of(stage, handlers).run(stage.bus))
+    await eventually(lambda: done() or consuming.done())
+    with contextlib.suppress(Killed):
+        if not consuming.done():
+            consuming.cancel()
+            await asyncio.wait({consuming})
+            return True
+        consuming.result()
+    return False
+
+
+async def test_what_ends_its_process_each_time_is_set_aside_and_takes_no_neighbour_with_it(
+    stage: Stage, broker: MemoryBroker, handlers: Handlers
+) -> None:
+    broker.ack_wait_s = 0.01
+    facts = orders(9)
+    handlers.trouble = fails_for(facts[4].order_id, Killed())
+    await publish(stage.bus, *facts)
+
+    lives = 1
+    while not await lives_until_killed(stage, handlers, lambda: all_done(broker)):
+        lives += 1
+
+    (letter,) = await dead(stage.database)
+    assert (letter.subject, letter.attempts) == (facts[4].subject, MAX_ATTEMPTS + 1)
+    assert "not even to an error" in letter.error
+    assert lives == MAX_ATTEMPTS + 1
+    assert await had(stage.database, {fact.order_id for fact in facts if fact != facts[4]})
 
 
 async def test_a_message_that_is_refused_by_its_own_rules_is_set_aside_at_once(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-import libs.service
+import libs.chores
 from libs.local.servers import Postgres
 from libs.messaging import dead_letters
 from libs.messaging.attending import LeftToTheSweep
@@ -139,7 +139,7 @@ async def test_every_service_prunes_by_itself(database: Database) -> None:
     await act(database, letter_id, Deed.REPLAYED, datetime.now(UTC) - RETENTION - timedelta(days=1))
     units = Units(database, lambda connection: connection, LeftToTheSweep())
 
-    for chore in libs.service._PRUNING:
+    for chore in libs.chores.PRUNING:
         async with units.begin() as unit:
             assert not await chore.work(unit)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from libs.messaging.tests.stage import everything, message, messages, random_ser
 from libs.tests.eventually import eventually
 
 PASSWORD = "not-a-secret"
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -110,6 +112,17 @@ async def test_acknowledgements_are_among_its_rights(
         return (info.num_ack_pending, info.num_pending) == (0, 0)
 
     await eventually(nothing_is_pending)
+
+
+async def test_a_service_may_look_how_far_those_are_that_answer_it(
+    own: JetStream, foreign: JetStream, service: str, other: str, durable: Durable
+) -> None:
+    subscription = await own.subscribe(durable)
+    await foreign.publish([message(other, at=NOON)])
+    await take(subscription, 1)
+
+    assert await foreign.handled_until(durable) == NOON
+    assert not await answered(own, f"$JS.API.CONSUMER.INFO.{stream_of(other)}.somebody", {})
 
 
 async def test_a_service_cannot_state_the_facts_of_another(
