@@ -62,6 +62,12 @@ test *args: (_setup "dev")
 prove *args: (_setup "dev")
     @exec {{ python }} -m pytest -n auto --dist worksteal -m prove {{ args }}
 
+# Make up requests, 2,000 or more a service, and compare every answer with the contract: fuzz [how many]
+[group('check')]
+[no-exit-message]
+fuzz cases="2000": (_setup "dev")
+    @FUZZ_CASES={{ cases }} exec {{ python }} -m pytest -n auto -m prove cmd/orderly/tests/test_conformance.py
+
 # Check style and types
 [group('check')]
 [no-exit-message]
