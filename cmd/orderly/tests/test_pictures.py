@@ -27,6 +27,7 @@ from orderly.pictures import RED, draw, is_current, picture_of, sources
 from orderly.services import NAMES, SERVICES
 
 IMAGES: Final = ROOT / "docs" / "img"
+PAGE: Final = ROOT / "docs" / "architecture.md"
 SEQUENCES: Final = sorted(IMAGES.rglob("*.mmd"))
 WITHOUT_ERROR: Final = {"order", "order/success", "reg/success", "auth/success", "put/success", "cancel/confirmed"}
 FACTS: Final = {fact.type: service.name for service in SERVICES for fact in service.publishes}
@@ -167,7 +168,8 @@ def test_a_page_that_is_dark_does_not_swallow_a_sequence() -> None:
 
 def test_drawing_the_architecture_again_changes_nothing() -> None:
     source = IMAGES / "architecture.d2"
-    assert draw(source) == picture_of(source).read_text(encoding="utf-8")
+    same = draw(source) == picture_of(source).read_text(encoding="utf-8")
+    assert same, "another D2? run `just pictures --all`, and look at what it draws"
 
 
 @pytest.mark.prove
@@ -275,7 +277,29 @@ def test_the_architecture_shows_who_calls_states_hears_and_keeps_what() -> None:
         assert set(re.findall(r"[a-z]+", block[1].replace("\\n", " "))) == set(service.tables.tables)
 
 
+def test_the_architecture_page_says_who_states_what_and_listens_to_what() -> None:
+    def told(cell: str) -> set[str]:
+        """Read ``a.b.c``, `.d` as two facts."""
+        stem, facts = "", set()
+        for name in re.findall(r"`([a-z.]+)`", cell):
+            stem = stem if name.startswith(".") else name.rpartition(".")[0]
+            facts.add(f"{stem}.{name.rpartition('.')[2]}")
+        return facts
+
+    rows = re.findall(r"^\| `(\w+)` \| `\w+` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", PAGE.read_text("utf-8"), re.MULTILINE)
+    said = {service: (told(states), told(hears)) for service, states, hears in rows}
+    assert said == {"gateway": (set(), set())} | {
+        service.name: ({fact.type for fact in service.publishes}, {line.fact.type for line in service.listens})
+        for service in SERVICES
+    }
+
+
+def test_the_links_of_the_architecture_page_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https:)([^)#]+)\)", PAGE.read_text("utf-8"))
+    assert [link for link in links if not (PAGE.parent / link).is_file()] == []
+
+
 def test_the_architecture_page_shows_every_picture() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = PAGE.read_text("utf-8")
     shown = set(re.findall(r"\((img/[\w/-]+\.svg)\)", page))
     assert shown == {str(path.relative_to(ROOT / "docs")) for path in IMAGES.rglob("*.svg")}
