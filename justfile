@@ -114,6 +114,12 @@ contracts *args: (_setup "dev")
 trace *args: (_setup "local")
     @exec .venv/bin/orderly trace "$@"
 
+# Draw the pictures under docs/ whose sources (.mmd, .d2) have changed: pictures [--all]
+[group('develop')]
+[no-exit-message]
+pictures *args: (_setup "dev")
+    @exec .venv/bin/orderly pictures {{ args }}
+
 # Renew the locks: the newest versions that pyproject.toml allows, with hashes
 [group('develop')]
 lock:

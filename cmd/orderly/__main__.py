@@ -16,6 +16,7 @@ from orderly.dead import dead
 from orderly.demo import demo
 from orderly.flow_view import trace
 from orderly.newman import ROOT, newman
+from orderly.pictures import pictures
 from orderly.releases import CannotRelease, release
 from orderly.run import run
 from orderly.settings import Settings
@@ -42,6 +43,8 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
             return _contracts(given)
         case "trace":
             return trace(given.fact, mermaid=given.mermaid, write=given.write)
+        case "pictures":
+            return pictures(everything=given.all)
         case "rotate-keys":
             private, public = key_files(settings.data_dir / "keys")
             return rotation.perform(given, KeySettings(jwt_private_key=private, jwt_public_keys=public))
@@ -110,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     tracing.add_argument("fact", nargs="?", help="only what follows from this, like orders.order.placed or 'billing.>'")
     tracing.add_argument("--mermaid", action="store_true", help="as a Mermaid diagram")
     tracing.add_argument("--write", action="store_true", help="write docs/trace.md")
+    drawing = commands.add_parser("pictures", help="draw what lies under docs as .mmd or .d2 and has changed")
+    drawing.add_argument("--all", action="store_true", help="draw the others again, too")
     rotating = commands.add_parser("rotate-keys", help="replace the keys that sign tokens; nobody is refused meanwhile")
     rotation.add_options(rotating)
 
