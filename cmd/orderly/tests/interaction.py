@@ -67,7 +67,7 @@ def read(source: Path) -> tuple[Sequence, tuple[Arrow, ...]]:
             notes.append(found[3].replace("<br/>", " "))
         elif line == f"rect {RED}":
             red += 1
-        elif line not in ("sequenceDiagram", "autonumber", "par", "and", "end"):
+        elif line not in ("sequenceDiagram", "autonumber", "end"):
             raise ValueError(f"{source}: {line}")
     shown = tuple((one.teller, one.hearer, one.text, one.kind != "call") for one in arrows)
     return Sequence(tuple(names.values()), shown, tuple(notes), red), tuple(arrows)
