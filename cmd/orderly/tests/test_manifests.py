@@ -215,6 +215,7 @@ def _wanted_flows(name: str) -> set[Flow]:
             wanted |= {Flow("cloudnative-pg", database, 8000), Flow("cloudnative-pg", database, 5432)}
             wanted |= {Flow(database, database, 5432)}
             wanted |= {Flow(database, "api", port) for port in (443, 6443, 8443)}
+            wanted.add(Flow(database, "stranger", 443))  # an API server has no labels that would tell it apart
     if name == "ha":
         wanted |= {Flow("nats", "nats", 6222), Flow("keda", "nats", 8222)}
     for one in flows.pods(objects):
@@ -278,7 +279,7 @@ def _routes(service: str, folder: Path) -> set[str]:
     return {route.resource.canonical for route in app.router.routes() if route.resource is not None}
 
 
-def _environments(work: Workload, values: dict[tuple[str, str, str], str]) -> list[dict[str, str]]:
+def _environments(work: Workload, values: "Values") -> list[dict[str, str]]:
     found = []
     for container in work.containers:
         env = {}
@@ -292,8 +293,13 @@ def _environments(work: Workload, values: dict[tuple[str, str, str], str]) -> li
     return found
 
 
-def _secret_values(folder: Path) -> dict[tuple[str, str, str], str]:
+Values = dict[tuple[str, str, str], str]
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> Values:
     """What `up` would put into each secret; of CloudNativePG's, what its documentation says."""
+    folder = tmp_path_factory.mktemp("keys")
     ensure_secrets(folder)
     values = {}
     for secret in all_secrets():
@@ -308,8 +314,7 @@ def _secret_values(folder: Path) -> dict[tuple[str, str, str], str]:
 
 
 @each_overlay
-def test_every_variable_is_a_setting_and_every_setting_that_is_needed_is_there(name: str, tmp_path: Path) -> None:
-    values = _secret_values(tmp_path)
+def test_every_variable_is_a_setting_and_every_setting_that_is_needed_is_there(name: str, values: Values) -> None:
     for work in services(overlay(name)):
         settings = SETTINGS[work.name]
         known = {field.upper() for field in settings.model_fields}
@@ -345,8 +350,8 @@ def _addresses(objects: tuple[Json, ...]) -> set[tuple[str, str, int]]:
 
 
 @each_overlay
-def test_every_address_leads_to_a_service_that_has_pods(name: str, tmp_path: Path) -> None:
-    objects, values = overlay(name), _secret_values(tmp_path)
+def test_every_address_leads_to_a_service_that_has_pods(name: str, values: Values) -> None:
+    objects = overlay(name)
     there = _addresses(objects)
     for work in services(objects):
         env = _environments(work, values)[-1]
@@ -477,11 +482,10 @@ def test_there_is_room_for_every_stream_and_every_connection() -> None:
 
 
 @pytest.mark.parametrize("name", ["minikube", "ha"])
-def test_nats_reads_its_configuration(name: str, tmp_path: Path) -> None:
+def test_nats_reads_its_configuration(name: str, tmp_path: Path, values: Values) -> None:
     (config,) = [one for one in of_kind(overlay(name), "ConfigMap") if one["metadata"]["namespace"] == "nats"]
     for file, text in config["data"].items():
         (tmp_path / file).write_text(text)
-    values = _secret_values(tmp_path / "keys")
     passwords = {key: value for (namespace, _, key), value in values.items() if namespace == "nats"}
     server = str(Path(sys.executable).parent / "nats-server")
     command = [server, "-t", "-c", str(tmp_path / "nats.conf")]
