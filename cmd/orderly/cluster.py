@@ -27,7 +27,10 @@ NAMESPACES: Final = (*(namespace_of(name) for name in ("gateway", *NAMES)), NATS
 IN_THE_IMAGE: Final = (
     "docker",
     "pyproject.toml",
+    ".dockerignore",
     "requirements.lock",
+    "requirements-local.lock",
+    "requirements-tools.lock",
     "README.md",
     "LICENSE",
     "cmd",

@@ -110,7 +110,7 @@ def test_every_service_runs_in_its_namespace_from_one_pinned_image(name: str) ->
     for one in workloads(overlay(name)):
         for container in one.containers:
             image, _, tag = container["image"].partition(":")
-            assert re.fullmatch(r"\d+\.\d+(\.\d+)?", tag), f"{one}: {image} is not pinned"
+            assert re.fullmatch(r"\d+\.\d+(\.\d+)?(-[a-z]+)?", tag), f"{one}: {image} is not pinned"
             assert container["imagePullPolicy"] == "IfNotPresent", f"{one}: a loaded image is not pulled"
     for cluster in of_kind(overlay(name), "Cluster"):
         assert re.search(r":18\.\d+-", cluster["spec"]["imageName"]), named(cluster)
