@@ -50,6 +50,18 @@ rotate-keys *args: (_setup "local")
 clean:
     rm -rf "${DATA_DIR:-.data}"
 
+# Install into minikube, or bring up to date what is there: up [--dry-run]
+[group('cluster')]
+[no-exit-message]
+up *args: (_setup "local")
+    @exec .venv/bin/orderly up {{ args }}
+
+# Remove from minikube; the data stays unless told otherwise: down [--data] [--dry-run]
+[group('cluster')]
+[no-exit-message]
+down *args: (_setup "local")
+    @exec .venv/bin/orderly down {{ args }}
+
 # Pass every test: SQLite, PostgreSQL, NATS, newman, all real (the long proofs: `prove`)
 [group('check')]
 [no-exit-message]

@@ -32,7 +32,7 @@ from libs.messaging.relay import Relay
 from libs.messaging.unit import Units
 from libs.settings import HttpSettings, ServiceSettings
 from libs.storage import Database
-from libs.storage.migrations import migrate, pending
+from libs.storage.migrations import migrate_when_there, pending
 from libs.telemetry import Telemetry
 from libs.telemetry.gauges import Gauge, Gauges
 from libs.web.app import make_app
@@ -104,6 +104,13 @@ class Running(Generic[StoreT, ToolsT]):
         if self._bus is None or not self._bus.connected or self._edge is None:
             missing.append("nats")
         return missing
+
+    def answers(self) -> bool:
+        """Whether requests get answers: once everything was there, only the database can take that away.
+
+        Without the broker orders are taken and answered 202; a cluster that sent nobody here would refuse them.
+        """
+        return self._edge is not None and not self._database_away
 
     def edge(self) -> Edge[StoreT, ToolsT] | None:
         """What routes work with, once it is there."""
@@ -296,19 +303,22 @@ def main_of(service: Service[Any, Any], others: Mapping[str, Callable[[Sequence[
         return
     parser = argparse.ArgumentParser(prog=service.name, description=f"The {service.name} service of Orderly.")
     parser.add_argument("command", nargs="?", choices=["run", "migrate", *others], default="run")
-    command = parser.parse_args().command
+    waiting = "with migrate: how long to wait for a database that is not there yet, or busy"
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=waiting)
+    given = parser.parse_args()
     settings = service.settings.from_environment()
-    if command == "migrate":
+    if given.command == "migrate":
         logs.configure(service.name, level=settings.log_level)
-        asyncio.run(_migrate(service, settings))
+        asyncio.run(_migrate(service, settings, wait_s=given.wait))
     else:
         run_process(service.name, settings, lambda stop: _run(service, settings, stop))
 
 
-async def _migrate(service: Service[Any, Any], settings: ServiceSettings) -> None:
-    database = Database(settings.database_url.get_secret_value(), name=f"{service.name} migrate")
+async def _migrate(service: Service[Any, Any], settings: ServiceSettings, *, wait_s: float) -> None:
+    url = settings.database_url.get_secret_value()
+    database = Database(url, name=f"{service.name} migrate", statement_timeout_s=None)
     try:
-        applied = await migrate(database, service.migrations)
+        applied = await migrate_when_there(database, service.migrations, within_s=wait_s)
         log.info("migrated", database=str(database), applied=applied)
     finally:
         await database.close()

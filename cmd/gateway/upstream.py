@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -109,15 +110,16 @@ class Upstream:
                 self._spans.add(trace, asked.method, Kind.CLIENT, started_ns, attributes, error=error)
 
     async def ready(self, service: str) -> bool:
-        """Whether any replica of a service says that it is ready."""
+        """Whether any replica of a service says that it is ready and awaits nothing."""
         answers = await asyncio.gather(*(self._ready(url) for url in self._replicas[service]))
         return any(answers)
 
     async def _ready(self, base: str) -> bool:
         try:
             async with asyncio.timeout(2):
-                return (await self._once(base, Asked("GET", "/readyz", {}, None))).status == HTTPStatus.OK
-        except (aiohttp.ClientError, TimeoutError, OSError):
+                reply = await self._once(base, Asked("GET", "/readyz", {}, None))
+            return reply.status == HTTPStatus.OK and not json.loads(reply.body).get("awaits")
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return False
 
     async def _once(self, base: str, asked: Asked) -> Reply:

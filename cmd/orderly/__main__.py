@@ -9,6 +9,7 @@ from typing import Any
 from auth import rotation
 from auth.settings import KeySettings
 from libs.local.servers import CannotStart
+from orderly import cluster_run
 from orderly.contracts import current_version, write_contracts
 from orderly.credentials import key_files
 from orderly.dead import add_parser as add_dead
@@ -48,10 +49,18 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
         case "rotate-keys":
             private, public = key_files(settings.data_dir / "keys")
             return rotation.perform(given, KeySettings(jwt_private_key=private, jwt_public_keys=public))
+        case "up" | "down":
+            return _cluster(given, settings.minikube_profile)
         case "newman":
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
         case _:
             return asyncio.run(_work(given, settings))
+
+
+def _cluster(given: argparse.Namespace, profile: str) -> int:
+    if given.command == "up":
+        return cluster_run.up(profile, dry_run=given.dry_run, only_keys=given.only_keys)
+    return cluster_run.down(profile, data=given.data, dry_run=given.dry_run)
 
 
 def _contracts(given: argparse.Namespace) -> int:
@@ -121,7 +130,19 @@ def _parser() -> argparse.ArgumentParser:
     asking = commands.add_parser("newman", help="run the Postman collection against a running system")
     asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")
     asking.add_argument("extra", nargs="*", help="further arguments for newman, after --")
+    _add_cluster(commands)
     return parser
+
+
+def _add_cluster(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    installing = commands.add_parser("up", help="install the system into minikube, or bring it up to date")
+    installing.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    only = "make the keys and passwords that etc/keys lacks, and nothing else"
+    installing.add_argument("--only-keys", action="store_true", help=only)
+
+    removing = commands.add_parser("down", help="remove the system from minikube; its data stays")
+    removing.add_argument("--data", action="store_true", help="remove volumes, secrets and namespaces, too")
+    removing.add_argument("--dry-run", action="store_true", help="print the commands, run none")
 
 
 def _replicas(text: str) -> int:

@@ -18,6 +18,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".data"), description="databases, the broker's store, keys and logs")
     gateway_port: int = Field(8080, ge=1, le=65535)
     nats_port: int = Field(4222, ge=1, le=65535)
+    minikube_profile: str = Field("minikube", min_length=1, description="which minikube `up` and `down` mean")
     otel_exporter_otlp_endpoint: Collector = Field(None, description="passed on to the services; checked before")
     auth_database_url: str | None = None
     profiles_database_url: str | None = None

@@ -15,6 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import QueuePool
 
 BUSY_TIMEOUT_MS: Final = 5_000
+STATEMENT_TIMEOUT_S: Final = 15.0
+"""How long a statement on PostgreSQL may take; migrations may take as long as they need."""
+
 _TRANSIENT_SQLSTATES: Final = ("08", "40", "53", "55P03", "57")
 """Connection lost, serialization or deadlock, out of resources, lock not available, shutting down."""
 
@@ -46,7 +49,9 @@ class Database:
     own, which WAL lets run beside the writer.
     """
 
-    def __init__(self, url: str, *, name: str, pool_size: int = 8) -> None:
+    def __init__(
+        self, url: str, *, name: str, pool_size: int = 8, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S
+    ) -> None:
         self._url = driver_url(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         if self.is_sqlite:
@@ -63,7 +68,7 @@ class Database:
                 pool_pre_ping=False,
                 connect_args={
                     "timeout": 5,
-                    "command_timeout": 15,
+                    "command_timeout": statement_timeout_s,
                     "server_settings": {"application_name": name},
                 },
             )

@@ -4,17 +4,24 @@ Both lines are upgraded together. On PostgreSQL an advisory lock keeps replicas 
 migrating at once; on SQLite ``BEGIN IMMEDIATE`` does.
 """
 
+import asyncio
+import time
 from pathlib import Path
+from typing import Final
 
+import structlog
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from libs.storage.database import Database
+from libs.storage.database import Database, is_transient
 
 SHARED = Path(__file__).parent.parent / "messaging" / "migrations"
+RETRY_EVERY_S: Final = 1.0
 _LOCK = 0x6F726465726C79  # "orderly"
+
+log = structlog.get_logger()
 
 
 async def migrate(database: Database, migrations: Path) -> list[str]:
@@ -23,6 +30,19 @@ async def migrate(database: Database, migrations: Path) -> list[str]:
         if not database.is_sqlite:
             await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         return await connection.run_sync(_upgrade, migrations)
+
+
+async def migrate_when_there(database: Database, migrations: Path, *, within_s: float) -> list[str]:
+    """Do what `migrate` does, trying again for so long while the database is not there, or busy."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return await migrate(database, migrations)
+        except Exception as error:
+            if not is_transient(error) or time.monotonic() + RETRY_EVERY_S > deadline:
+                raise
+            log.info("waiting", awaits="database", error=str(error).splitlines()[0] if str(error) else repr(error))
+        await asyncio.sleep(RETRY_EVERY_S)
 
 
 async def pending(database: Database, migrations: Path) -> list[str]:

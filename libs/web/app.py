@@ -42,7 +42,11 @@ class Readiness(Protocol):
     """What a process says about itself."""
 
     def awaits(self) -> Sequence[str]:
-        """Name what is not there; nothing when requests can be answered."""
+        """Name what is not there."""
+        ...
+
+    def answers(self) -> bool:
+        """Whether requests can be answered, perhaps without all of it."""
         ...
 
     def edge(self) -> Edge[Any, Any] | None:
@@ -196,8 +200,8 @@ async def alive(_request: web.Request) -> web.Response:
 def _ready(readiness: Readiness) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def ready(_request: web.Request) -> web.Response:
         awaits = list(readiness.awaits())
-        if awaits:
+        if not readiness.answers():
             return web.json_response({"status": "waiting", "awaits": awaits}, status=503)
-        return web.json_response({"status": "OK"})
+        return web.json_response({"status": "OK", "awaits": awaits})
 
     return ready

@@ -66,6 +66,8 @@ async def test_orders_placed_while_nats_is_away_are_settled_and_charged_once(dat
         assert {status for status, _ in answers} == {202}
         assert {order["status"] for _, order in answers} == {"pending"}
         assert (await customer().call("GET", "/health/"))[0] == 503
+        for name in NAMES:  # a cluster goes on sending requests to who is ready
+            assert await _ready(system, name) == (200, ["nats"]), name
         await system.start_nats()
         await system.healthy(within_s=20)
         assert await ann.audit(within_s=45) == {"confirmed": 5}
@@ -193,6 +195,11 @@ async def test_a_service_says_what_it_awaits_and_goes_on_when_it_is_there(tmp_pa
             await eventually(awaits_exactly, within_s=15)
     finally:
         await supervisor.stop()
+
+
+async def _ready(system: System, service: str) -> tuple[int, list[str]]:
+    async with aiohttp.ClientSession() as session, session.get(f"{system.service_urls(service)[0]}/readyz") as answer:
+        return answer.status, (await answer.json())["awaits"]
 
 
 async def _content(system: System, service: str) -> dict[str, set[tuple[Any, ...]]]:

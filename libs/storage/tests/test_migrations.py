@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from libs.storage import Database
-from libs.storage.migrations import SHARED, migrate, pending, scripts_of
+from libs.storage import Database, migrations
+from libs.storage.migrations import SHARED, migrate, migrate_when_there, pending, scripts_of
 from libs.tests.units import shared_database
 
 database_url = shared_database(scope="function")
@@ -102,6 +102,26 @@ async def test_replicas_that_start_at_once_migrate_once(database: Database, data
         assert sorted(versions.scalars()) == [*SHARED_HEADS, "things_0001"]
     for replica in replicas:
         await replica.close()
+
+
+async def test_a_database_that_is_away_is_waited_for_and_what_is_wrong_is_not(
+    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Exception | None] = [ConnectionRefusedError("nobody there"), TimeoutError(), None]
+
+    async def attempt(database: Database, folder: Path) -> list[str]:
+        if error := tries.pop(0):
+            raise error
+        return await migrate(database, folder)
+
+    monkeypatch.setattr(migrations, "RETRY_EVERY_S", 0.001)
+    monkeypatch.setattr(migrations, "migrate", attempt)
+    assert len(await migrate_when_there(database, folder, within_s=10)) == len(SHARED_LINE) + 1
+    for error, within_s in ((ConnectionRefusedError("nobody there"), 0), (ValueError("wrong"), 10)):
+        tries[:] = [error, None]
+        with pytest.raises(type(error)):
+            await migrate_when_there(database, folder, within_s=within_s)
+        assert tries == [None]
 
 
 def test_every_service_has_a_line_of_its_own_beside_the_shared_one(folder: Path) -> None:
