@@ -18,6 +18,7 @@ from libs.storage.migrations import migrate
 from orderly.__main__ import main
 from orderly.databases import announce, sqlite_file
 from orderly.moving import AT_ONCE, Contents, tables_of
+from orderly.services import NAMES
 from orderly.system import Plan, System
 from orderly.tests.systems import customers, running_system
 
@@ -223,10 +224,7 @@ def test_the_database_of_a_running_system_is_the_one_to_move(tmp_path: Path, mov
 async def test_a_system_goes_on_where_it_was_on_postgresql(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole system moves, between two orders of one customer, whose token stays good."""
     urls = {
-        name: await asyncio.to_thread(
-            asyncio.run, postgres.create_database(f"{name}_{secrets.token_hex(4)}", secrets.token_hex(8))
-        )
-        for name in ("auth", "profiles", "billing", "orders", "notifications")
+        name: await postgres.create_database(f"{name}_{secrets.token_hex(4)}", secrets.token_hex(8)) for name in NAMES
     }
     async with running_system("sqlite") as system:
         monkeypatch.setenv("DATA_DIR", str(system.plan.data_dir))
