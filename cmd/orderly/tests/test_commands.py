@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
 from auth.settings import Settings as AuthSettings
 from gateway.api import BASE, HEALTH
@@ -429,7 +430,7 @@ def test_what_has_come_is_awaited_no_more() -> None:
 
 
 def variables_known() -> set[str]:
-    classes = [AuthSettings, GatewaySettings, Settings, *(one.settings for one in SERVICES)]
+    classes: list[type[BaseSettings]] = [AuthSettings, GatewaySettings, Settings, *(one.settings for one in SERVICES)]
     return {name.upper() for one in classes for name in one.model_fields}
 
 

@@ -4,6 +4,7 @@ No cluster is asked: in place of kubectl stands a function that writes down what
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ Keys = dict[tuple[str, str], set[str]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands were given."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("by-hand")
     blocks = [block.text for block in guide(ROOT / "README.md").blocks if _makes(block.text)]
     assert len(blocks) == 4
@@ -63,7 +66,8 @@ def made(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
                 contents[Path(value).name] = (folder / value).read_text()
             else:
                 assert kind == "--from-env-file"
-                contents.update(line.split("=", 1) for line in (folder / value).read_text().splitlines())
+                for line in (folder / value).read_text().splitlines():
+                    key, _, contents[key] = line.partition("=")
     return secrets
 
 
@@ -115,7 +119,7 @@ def rendered() -> list[dict[str, Any]]:
     if not (OVERLAY / "kustomization.yaml").exists():
         pytest.skip("the manifests are not there yet")
     kubectl = Path(sys.executable).parent / "kubectl"
-    command = [kubectl, "kustomize", OVERLAY]
+    command = [str(kubectl), "kustomize", str(OVERLAY)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [document for document in yaml.safe_load_all(text) if document]
 
