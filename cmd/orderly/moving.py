@@ -43,14 +43,13 @@ class Contents:
 async def move(given: argparse.Namespace, settings: Settings) -> int:
     """Copy a service's rows; return the exit code. Raises `CannotStart` where nothing was copied."""
     (service,) = (service for service in SERVICES if service.name == given.service)
-    if given.source:
-        settings = settings.model_copy(update={f"{service.name}_database_url": given.source})
-    source_url = databases.urls(settings, [service.name]).get(service.name)
+    known = {service.name: given.source} if given.source else databases.urls(settings, [service.name])
+    source_url = known.get(service.name)
     if source_url:
         _refuse_one_in_use(source_url, service.name)
     target = _target(given.target, source_url)
     try:
-        async with databases.opened(settings, [service]) as (reached, complaints):
+        async with databases.opened(settings, [service], known) as (reached, complaints):
             if complaints:
                 raise CannotStart("\n".join(complaints))
             ((_, source),) = reached

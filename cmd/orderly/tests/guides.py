@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -128,10 +128,19 @@ def without_comments(text: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def commands(text: str) -> list[Command]:
-    """Take the simple commands out of a script, its own functions left out. Raises ValueError for an open quote."""
+@cache
+def functions(path: Path) -> frozenset[str]:
+    """Name the shell functions that the blocks of a file define, for each other, too."""
+    return frozenset(name for block in guide(path).blocks for name in _FUNCTION.findall(block.text))
+
+
+def commands(text: str, *, known: Collection[str] = ()) -> list[Command]:
+    """Take the simple commands out of a script, `known` functions and its own left out.
+
+    Raises ValueError for a quote that is not closed.
+    """
     found: list[Command] = []
-    functions = set(_FUNCTION.findall(text))
+    own = {*known, *_FUNCTION.findall(text)}
     for line in _logical_lines(_FUNCTION.sub("{", text)):
         whole = line
         while inner := re.search(r"\$\(([^()]*)\)", whole):
@@ -141,7 +150,7 @@ def commands(text: str) -> list[Command]:
         lexer = shlex.shlex(whole, posix=True, punctuation_chars="();<>|&")
         lexer.whitespace_split = True
         found += [command for words in _split(list(lexer)) if (command := _simple(words))]
-    return [command for command in found if not command.words or command.words[0] not in functions]
+    return [command for command in found if not command.words or command.words[0] not in own]
 
 
 def _logical_lines(text: str) -> Iterator[str]:

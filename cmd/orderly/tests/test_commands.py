@@ -27,7 +27,7 @@ from orderly.__main__ import _parser
 from orderly.newman import ROOT
 from orderly.services import NAMES, SERVICES
 from orderly.settings import Settings
-from orderly.tests.guides import SHELL, Block, Command, code_spans, commands, guide, guides
+from orderly.tests.guides import SHELL, Block, Command, code_spans, commands, functions, guide, guides
 
 AWAITED: Final = {
     "just up",
@@ -54,8 +54,14 @@ SECRETS: Final = {
     ("billing", "billing-db-secret"),
     ("order", "orders-db-secret"),
     ("notification", "notifications-db-secret"),
+    *(
+        (namespace, name)
+        for namespace in NAMESPACES - {"nats", "client"}
+        for name in ("nats-credentials", "fingerprint-key")
+    ),
+    ("nats", "nats-passwords"),
 }
-"""The origin's secrets, each in the namespace that reads it."""
+"""The origin's secrets and ours, each in the namespace that reads it."""
 
 BLOCKS: Final = [block for path in guides() for block in guide(path).blocks if block.language in SHELL]
 each_block = pytest.mark.parametrize("block", BLOCKS, ids=str)
@@ -238,61 +244,75 @@ def _durables() -> set[tuple[str, str]]:
 # The cluster
 
 
+VERBS: Final = {"apply", "create", "delete", "describe", "exec", "get", "kustomize", "logs", "port-forward"} | {
+    *("rollout", "scale", "set", "wait", "config", "version", "patch", "label", "annotate"),
+}
+CLUSTER_WIDE: Final = {"namespace", "namespaces", "pv", "persistentvolume", "node", "nodes", "gatewayclass"}
+TAKE_A_VALUE: Final = {
+    *("-n", "-f", "-k", "-l", "-o", "-c", "--namespace", "--filename", "--kustomize", "--selector", "--output"),
+    *("--timeout", "--replicas", "--tail", "--for", "--from-literal", "--from-file", "--from-env-file"),
+}
+DIRECTORY: Final = ("-k", "--kustomize", "-f", "--filename")
+
+
 def kubectl(words: Sequence[str]) -> None:
-    namespace, rest = _namespace(list(words))
-    verb, *arguments = rest
-    files_exist(arguments)
-    match verb, arguments:
-        case "create", ["namespace", *names]:
-            refuse_unless(set(names) <= NAMESPACES | {"$namespace"}, f"there is no namespace {names}")
-        case "delete", ["namespace", *names]:
-            refuse_unless({name for name in names if not name.startswith("-")} <= NAMESPACES, f"no namespace {names}")
-        case "apply" | "delete" | "kustomize", _ if {"-f", "-k"} & set(arguments) or verb == "kustomize":
-            pass
-        case "get" | "delete" | "config" | "version", [("pv" | "nodes" | "current-context" | "--client"), *_]:
-            pass
-        case _:
-            refuse_unless(namespace, f"kubectl {verb} says no namespace")
-            _in_namespace(namespace or "", verb, arguments)
+    names, options = _options(list(words))
+    verb, *rest = names
+    refuse_unless(verb in VERBS, f"kubectl {verb}")
+    for path in (value for option, value in options if option in DIRECTORY and value != "-"):
+        refuse_unless(there(path), f"{path} is not there")
+    if verb in ("config", "version", "kustomize") or {option for option, _ in options} & set(DIRECTORY):
+        files_exist(rest)
+    elif rest and rest[0] in CLUSTER_WIDE:
+        if rest[0].startswith("namespace"):
+            refuse_unless(set(rest[1:]) <= NAMESPACES, f"there is no namespace {rest[1:]}")
+    else:
+        given = dict(options)
+        _in_namespace(given.get("-n") or given.get("--namespace") or "", verb, rest)
 
 
-def _namespace(words: list[str]) -> tuple[str | None, list[str]]:
-    if "--all-namespaces" in words:
-        return "*", [word for word in words if word != "--all-namespaces"]
-    for flag in ("-n", "--namespace"):
-        if flag in words:
-            at = words.index(flag)
-            return words[at + 1], words[:at] + words[at + 2 :]
-    return None, words
+def _options(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Tell names from options. What follows ``--`` is somebody else's."""
+    names, options = [], []
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            break
+        if not word.startswith("-"):
+            names.append(word)
+        elif word in TAKE_A_VALUE:
+            refuse_unless(words, f"{word} needs a value")
+            options.append((word, words.pop(0)))
+        else:
+            name, _, value = word.partition("=")
+            options.append((name, value))
+    return names, options
 
 
-def _in_namespace(namespace: str, verb: str, arguments: Sequence[str]) -> None:
-    known = namespace in {*NAMESPACES, "*", "ingress-nginx", "kube-system"}
+def _in_namespace(namespace: str, verb: str, names: Sequence[str]) -> None:
+    refuse_unless(namespace, f"kubectl {verb} says no namespace")
+    known = namespace in NAMESPACES | {"ingress-nginx", "kube-system"}
     refuse_unless(known or namespace.startswith("$"), f"there is no namespace {namespace}")
-    verbs = {"create", "delete", "exec", "get", "describe", "logs", "port-forward", "rollout", "scale", "set", "wait"}
-    refuse_unless(verb in verbs, f"kubectl {verb}")
     kinds = ["secret", "generic"] if verb == "create" else ["secret"]
-    if list(arguments[: len(kinds)]) == kinds and namespace in NAMESPACES:
-        names = [word for word in arguments[len(kinds) :] if not word.startswith("-")]
-        for name in names[:1] if verb == "create" else names:
-            refuse_unless(
-                (namespace, name) in SECRETS or "nats" in name or "fingerprint" in name, f"{name} in {namespace}"
-            )
-    for word in arguments:
+    if list(names[: len(kinds)]) == kinds and namespace in NAMESPACES:
+        for name in names[len(kinds) :]:
+            refuse_unless((namespace, name) in SECRETS, f"there is no secret {name} in {namespace}")
+    for word in [*names, "/".join(names[:2])]:
         if found := re.fullmatch(r"(deployment|statefulset|service|job)/([\w-]+)", word):
-            refuse_unless(found[2] in _workloads(), f"there is no {word}")
+            refuse_unless((found[1], found[2]) in _workloads(), f"there is no {word}")
 
 
 @cache
-def _workloads() -> set[str]:
-    """Name what the manifests describe; without overlays, what DESIGN calls them."""
+def _workloads() -> set[tuple[str, str]]:
+    """Name what the manifests describe, by kind; without overlays, what DESIGN calls them."""
+    found = {("deployment", "ingress-nginx-controller")}
     if "manifests/overlays" in AWAITED:
-        return {*NAMES, "gateway", "nats", "postgres"}
-    found = set()
+        services = {(kind, name) for kind in ("deployment", "service") for name in (*NAMES, "gateway")}
+        return found | services | {(kind, name) for kind in ("statefulset", "service") for name in ("nats", "postgres")}
     for path in (ROOT / "manifests").rglob("*.yaml"):
         for document in yaml.safe_load_all(path.read_text()):
             if isinstance(document, dict) and "metadata" in document:
-                found.add(document["metadata"]["name"])
+                found.add((document["kind"].lower(), document["metadata"]["name"]))
     return found
 
 
@@ -352,6 +372,13 @@ CHECKS: Final[dict[str, Callable[[Sequence[str]], None]]] = {
 """Programs that the guides use. What only needs to be there is asked for its paths."""
 
 
+def xargs(words: Sequence[str]) -> None:
+    refuse_unless(not (why := complaints(Command([word for word in words if word != "-r"]))), why or "")
+
+
+CHECKS["xargs"] = xargs
+
+
 def complaints(command: Command) -> str | None:
     """Say why a command cannot be given; None when it can."""
     if not command.words:
@@ -369,7 +396,8 @@ def complaints(command: Command) -> str | None:
 
 @each_block
 def test_every_command_could_be_given(block: Block) -> None:
-    assert [why for command in commands(block.text) if (why := complaints(command))] == []
+    own = functions(block.path)
+    assert [why for command in commands(block.text, known=own) if (why := complaints(command))] == []
 
 
 def test_every_block_is_a_script_that_a_shell_can_read(tmp_path: Path) -> None:
@@ -431,7 +459,9 @@ def test_what_has_come_is_awaited_no_more() -> None:
 
 def variables_known() -> set[str]:
     classes: list[type[BaseSettings]] = [AuthSettings, GatewaySettings, Settings, *(one.settings for one in SERVICES)]
-    return {name.upper() for one in classes for name in one.model_fields}
+    return {name.upper() for one in classes for name in one.model_fields} | {
+        f"{name.upper()}_DATABASE_URL" for name in NAMES
+    }
 
 
 OTHERS: Final = {
