@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Table, insert, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.local.servers import CannotStart
@@ -56,6 +57,9 @@ async def move(given: argparse.Namespace, settings: Settings) -> int:
             await _refuse_sessions(source, service.name)
             await _prepare(target, service)
             copied = await _copy(source, target, tables_of(service))
+    except SQLAlchemyError as error:
+        reason = str(error).splitlines()[0]
+        raise CannotStart(f"the data of {service.name} cannot be copied; nothing was moved ({reason})") from None
     finally:
         await target.close()
     for name, contents in copied.items():

@@ -15,17 +15,19 @@ import billing.app
 from libs.ids import uuid7
 from libs.storage import Database, Timestamp
 from libs.storage.migrations import migrate
+from orderly import moving
 from orderly.__main__ import main
 from orderly.databases import announce, sqlite_file
-from orderly.moving import AT_ONCE, Contents, tables_of
+from orderly.moving import Contents, tables_of
 from orderly.services import NAMES
 from orderly.system import Plan, System
 from orderly.tests.systems import customers, running_system
 
 BILLING = billing.app.service
 TABLES = {table.name: table for table in tables_of(BILLING)}
+AT_ONCE = 20
 ROWS = AT_ONCE + 3
-"""More than are held at once."""
+"""More than are held at once, in these tests."""
 
 Move = Callable[..., tuple[int, str, str]]
 
@@ -34,6 +36,7 @@ Move = Callable[..., tuple[int, str, str]]
 def move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Move:
     """Call ``orderly move-database billing …``; give its exit code, what it printed, and what it complained of."""
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(moving, "AT_ONCE", AT_ONCE)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -152,6 +155,26 @@ def test_a_row_that_arrives_otherwise_undoes_everything(
     assert "is not the same in" in err
     assert "nothing was moved" in err
     assert not any(asyncio.run(contents(database_url)).values())
+
+
+def test_what_the_new_database_refuses_is_said_and_undoes_everything(tmp_path: Path, move: Move, postgres: Any) -> None:
+    """PostgreSQL takes no NUL in a text; SQLite does."""
+    old = f"sqlite:///{sqlite_file(tmp_path, 'billing')}"
+    new = asyncio.run(postgres.create_database(f"t{secrets.token_hex(6)}", secrets.token_hex(8)))
+    asyncio.run(filled(old))
+
+    async def spoil() -> None:
+        database = Database(old, name="test")
+        async with database.writing() as connection:
+            await connection.execute(text("update idempotency_keys set outcome = 'a' || char(0) || 'b'"))
+        await database.close()
+
+    asyncio.run(spoil())
+    code, out, err = move(new)
+    assert (code, out) == (1, "")
+    assert err.startswith("the data of billing cannot be copied; nothing was moved (")
+    assert len(err.splitlines()) == 1
+    assert not any(asyncio.run(contents(new)).values())
 
 
 def test_a_sum_tells_values_and_rows_apart() -> None:
