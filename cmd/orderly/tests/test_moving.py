@@ -140,8 +140,9 @@ def test_everything_arrives_unchanged_and_the_old_database_stays(tmp_path: Path,
 
 
 def test_a_row_that_arrives_otherwise_undoes_everything(
-    tmp_path: Path, move: Move, database_url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    new = f"sqlite:///{tmp_path / 'new.db'}"
     old = f"sqlite:///{sqlite_file(tmp_path, 'billing')}"
     asyncio.run(filled(old))
     whole = Timestamp.process_bind_param
@@ -150,11 +151,11 @@ def test_a_row_that_arrives_otherwise_undoes_everything(
         return whole(self, value.replace(microsecond=0) if value else None, dialect)
 
     monkeypatch.setattr(Timestamp, "process_bind_param", rounded)
-    code, out, err = move(database_url)
+    code, out, err = move(new)
     assert (code, out) == (1, "")
     assert "is not the same in" in err
     assert "nothing was moved" in err
-    assert not any(asyncio.run(contents(database_url)).values())
+    assert not any(asyncio.run(contents(new)).values())
 
 
 def test_what_the_new_database_refuses_is_said_and_undoes_everything(tmp_path: Path, move: Move, postgres: Any) -> None:
@@ -190,17 +191,18 @@ def test_a_sum_tells_values_and_rows_apart() -> None:
         assert of({"a": one}) != of({"a": other})
 
 
-def test_a_database_with_tables_of_others_is_left_alone(tmp_path: Path, move: Move, database_url: str) -> None:
+def test_a_database_with_tables_of_others_is_left_alone(tmp_path: Path, move: Move) -> None:
+    new = f"sqlite:///{tmp_path / 'new.db'}"
     asyncio.run(filled(f"sqlite:///{sqlite_file(tmp_path, 'billing')}"))
 
     async def occupy() -> None:
-        database = Database(database_url, name="test")
+        database = Database(new, name="test")
         async with database.writing() as connection:
             await connection.execute(text("create table letters (id integer)"))
         await database.close()
 
     asyncio.run(occupy())
-    assert move(database_url)[0::2] == (1, "the new database is not empty: it has letters\n")
+    assert move(new)[0::2] == (1, "the new database is not empty: it has letters\n")
 
 
 def test_nothing_is_moved_while_somebody_is_at_work(tmp_path: Path, move: Move, database_url: str) -> None:
