@@ -39,6 +39,13 @@ dead *args: (_setup "local")
 migrate database="sqlite": (_setup "local")
     @exec .venv/bin/orderly migrate {{ database }}
 
+# Copy a stopped service's data into an empty database: move-database SERVICE URL [--from URL]
+[group('run')]
+[no-exit-message]
+[positional-arguments]
+move-database *args: (_setup "local")
+    @exec .venv/bin/orderly move-database "$@"
+
 # Replace the keys that sign tokens, while the system runs or not: rotate-keys [--finish] [--help]
 [group('run')]
 [no-exit-message]

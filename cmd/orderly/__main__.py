@@ -16,6 +16,8 @@ from orderly.dead import add_parser as add_dead
 from orderly.dead import dead
 from orderly.demo import demo
 from orderly.flow_view import trace
+from orderly.moving import add_parser as add_moving
+from orderly.moving import move
 from orderly.newman import ROOT, newman
 from orderly.pictures import pictures
 from orderly.releases import CannotRelease, release
@@ -88,6 +90,8 @@ def _work(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, 
             return tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject)
         case "migrate":
             return migrate_all(Plan.of(settings, database=given.database))
+        case "move-database":
+            return move(given, settings)
         case _:
             return dead(given, settings)
 
@@ -112,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     migrating = commands.add_parser("migrate", help="bring the databases up to date")
     migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
 
+    add_moving(commands)
     add_dead(commands)
     writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
     writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")

@@ -54,9 +54,14 @@ def urls(settings: Settings, services: Sequence[str]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, services: Sequence[Service[Any, Any]]) -> AsyncIterator[tuple[Opened, list[str]]]:
-    """Open databases of services until the end of the block, and say which cannot be, a sentence each."""
-    found = urls(settings, [service.name for service in services])
+async def opened(
+    settings: Settings, services: Sequence[Service[Any, Any]], known: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Opened, list[str]]]:
+    """Open databases of services until the end of the block, and say which cannot be, a sentence each.
+
+    `known` says where they are, when that is known already.
+    """
+    found = urls(settings, [service.name for service in services]) if known is None else known
     reached: Opened = []
     complaints = []
     if missing := [service.name for service in services if service.name not in found]:

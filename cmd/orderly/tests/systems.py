@@ -20,13 +20,17 @@ from orderly.system import DatabaseKind, Plan, System
 
 @asynccontextmanager
 async def running_system(
-    database: DatabaseKind, *, replicas: int = 1, extra: dict[str, str] | None = None
+    database: DatabaseKind,
+    *,
+    replicas: int = 1,
+    extra: dict[str, str] | None = None,
+    database_urls: dict[str, str] | None = None,
 ) -> AsyncIterator[System]:
     """A system of the test's own; its folder is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="orderly-test-"))
     folder.chmod(0o711)  # PostgreSQL may run as another user
     said: list[str] = []
-    plan = Plan(folder, free_port(), free_port(), database, replicas, extra=extra or {})
+    plan = Plan(folder, free_port(), free_port(), database, replicas, database_urls or {}, extra or {})
     system = System(plan, said.append)
     try:
         await system.start()
