@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from libs.web.keys import load_signing_key, new_key, private_pem, public_pem, write_whole
+from libs.files import write_whole
+from libs.web.keys import load_signing_key, new_key, private_pem, public_pem
 from orderly.nats_access import variable
 from orderly.services import NAMES
 

@@ -25,13 +25,14 @@ async def running_system(
     replicas: int = 1,
     extra: dict[str, str] | None = None,
     database_urls: dict[str, str] | None = None,
+    kind: Callable[[Plan, Callable[[str], None]], System] = System,
 ) -> AsyncIterator[System]:
     """A system of the test's own; its folder is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="orderly-test-"))
     folder.chmod(0o711)  # PostgreSQL may run as another user
     said: list[str] = []
     plan = Plan(folder, free_port(), free_port(), database, replicas, database_urls or {}, extra or {})
-    system = System(plan, said.append)
+    system = kind(plan, said.append)
     try:
         await system.start()
         yield system
