@@ -15,6 +15,8 @@ from orderly.dead import add_parser as add_dead
 from orderly.dead import dead
 from orderly.demo import demo
 from orderly.flow_view import trace
+from orderly.new_service import add_parser as add_new_service
+from orderly.new_service import new_service
 from orderly.newman import ROOT, newman
 from orderly.releases import CannotRelease, release
 from orderly.run import run
@@ -40,6 +42,8 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
     match given.command:
         case "contracts":
             return _contracts(given)
+        case "new-service":
+            return new_service(given)
         case "trace":
             return trace(given.fact, mermaid=given.mermaid, write=given.write)
         case "rotate-keys":
@@ -101,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
 
     add_dead(commands)
+    add_new_service(commands)
     writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
     writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")
     writing.add_argument("version", nargs="?", help="the version to release; that of the project by default")

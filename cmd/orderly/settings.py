@@ -33,5 +33,5 @@ class Settings(BaseSettings):
             raise SystemExit(2) from None
 
     def database_url(self, service: str) -> str | None:
-        """Where the environment says that a service's database is: ``<SERVICE>_DATABASE_URL``, one for each there is."""
+        """Where the environment says that a service's database is: ``<SERVICE>_DATABASE_URL``."""
         return os.environ.get(f"{service.upper()}_DATABASE_URL")

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 AT_LEAST_PERCENT: Final = 95
 HELD: Final = ("libs", *sorted(tables.parent.name for tables in Path("cmd").glob("*/tables.py")))
-"""What must reach it: `libs`, and every service that has tables. The rest is measured too, but mostly runs in processes of its own, where nobody counts."""
+"""What must reach it: `libs`, and every service that has tables.
+
+The rest is measured too, but mostly runs in processes of its own, where nobody counts."""
 
 
 def package_of(path: str) -> str:
