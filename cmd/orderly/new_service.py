@@ -46,13 +46,14 @@ def add_parser(commands: Any) -> None:
     """Add the command to the program's."""
     parser: ArgumentParser = commands.add_parser("new-service", help="begin a new service, which runs and is tested")
     parser.add_argument("name", help="in lower-case letters; plural where it can be, like orders")
+    parser.add_argument("--states", metavar="THING.HAPPENED", help="its first fact, like letter.stored")
     parser.add_argument("--door", action="store_true", help="let the gateway pass requests below /client/NAME on to it")
 
 
 def new_service(given: Namespace, root: Path = ROOT) -> int:
     """Begin a service in the checkout at `root`; return the exit code."""
     try:
-        texts = texts_of(root, given.name, door=given.door)
+        texts = texts_of(root, given.name, states=given.states, door=given.door)
     except CannotScaffold as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -114,19 +115,37 @@ def singular(name: str) -> str:
     return name if name.endswith(("ss", "us", "is")) else name.removesuffix("s")
 
 
-def texts_of(root: Path, name: str, *, door: bool) -> dict[Path, str]:
+def texts_of(root: Path, name: str, *, states: str | None = None, door: bool = False) -> dict[Path, str]:
     """Make every file that is new, or gets a line more; by its path from `root`. Raises `CannotScaffold`."""
     check(name, root)
-    texts = {**_own(name), **_listed(root, name)}
+    states = states or f"{singular(name)}.noted"
+    _check_fact(states, root)
+    texts = {**_own(name, states), **_listed(root, name)}
     if door:
         texts |= _door(root, name)
     return {**texts, **deployed(root, name, door=door)}
 
 
-def _own(name: str) -> dict[Path, str]:
+def _check_fact(states: str, root: Path) -> None:
+    if not re.fullmatch(r"[a-z]+\.[a-z]+", states):
+        raise CannotScaffold(f"{states!r} is no fact: say what it is about and what happened to it, like letter.stored")
+    if states.startswith("dead."):
+        raise CannotScaffold("dead is the word for messages that were set aside")
+    made = f"class {_class(states)}(Fact)"
+    for path in sorted((root / "libs/contracts").glob("*.py")):
+        if made in path.read_text(encoding="utf-8"):
+            raise CannotScaffold(f"{path.stem} states {_class(states)} already; call this one by another name")
+
+
+def _class(states: str) -> str:
+    return "".join(word.capitalize() for word in states.split("."))
+
+
+def _own(name: str, states: str) -> dict[Path, str]:
     """The files of the service itself, from the templates."""
-    thing = singular(name)
+    thing, _ = states.split(".")
     words = {"name": name, "Name": name.capitalize(), "thing": thing, "Thing": thing.capitalize()}
+    words |= {"type": f"{name}.{states}", "Fact": _class(states)}
     service = TEMPLATES / "service"
     files = {
         Path("cmd", name, *file.relative_to(service).parts): file for file in service.rglob("*.txt") if file.is_file()
