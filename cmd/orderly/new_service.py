@@ -83,7 +83,7 @@ def check(name: str, root: Path) -> None:
             "a package, a NATS subject, a database and a namespace"
         )
     if (root / "cmd" / name).exists():
-        raise CannotScaffold(f"there is a {name} already: cmd/{name}")
+        raise CannotScaffold(f"{name} is there already: cmd/{name}")
     for objection in _objections(name, root):
         raise CannotScaffold(f"{name} {objection}")
 

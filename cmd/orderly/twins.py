@@ -71,7 +71,7 @@ def with_twin(text: str, twin: Twin, *, without: str | None = None) -> str:
             start = units[end]
             if _is_document(lines, start, end):
                 out.append("---")
-            elif not "".join(lines[end : end + 1]):
+            elif end < len(lines) and not lines[end].strip():
                 out.append("")  # as there is one behind the original
             out += twin.copied(lines[start:end])
     return "".join(f"{line}\n" for line in out)
