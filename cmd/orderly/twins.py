@@ -38,7 +38,7 @@ class Twin:
     def lists(self, line: str) -> bool:
         """Whether a line lists services."""
         named = re.findall(r"[a-z]+", line)
-        return self.model in named and any(other in named for other in self.others)
+        return self.mentions(line) and self.model in named and any(other in named for other in self.others)
 
     def copied(self, lines: Sequence[str]) -> list[str]:
         """Say of the new service what these lines say about the model, without the comment above them."""

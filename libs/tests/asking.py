@@ -30,6 +30,9 @@ class _Ready:
     def awaits(self) -> Sequence[str]:
         return ()
 
+    def answers(self) -> bool:
+        return True
+
     def edge(self) -> Edge[Any, Any]:
         return self._edge
 
