@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
@@ -14,6 +15,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 from sqlalchemy import Column, MetaData, Table, Uuid, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import libs
 from libs import messaging
@@ -36,7 +38,7 @@ def test_the_example_is_short_and_uses_nothing_else_of_this_repository() -> None
 def test_what_the_package_offers_is_there_and_nothing_else() -> None:
     assert all(getattr(messaging, name) for name in messaging.__all__)
     with pytest.raises(AttributeError, match="no attribute 'everything'"):
-        _ = messaging.everything  # type: ignore[attr-defined] # that is the point
+        _ = messaging.everything
 
 
 @asynccontextmanager
@@ -115,7 +117,7 @@ class ThingMade(Fact):
     thing_id: UUID
 
 
-async def on_things_made(events: Sequence[Event[ThingMade]], unit: Unit[object]) -> None:
+async def on_things_made(events: Sequence[Event[ThingMade]], unit: Unit[AsyncConnection]) -> None:
     rows = [{"thing_id": event.fact.thing_id} for event in events]
     await insert_new(unit.connection, seen, rows, key="thing_id")
 
@@ -123,11 +125,11 @@ async def on_things_made(events: Sequence[Event[ThingMade]], unit: Unit[object])
 async def test_what_was_stated_before_leaving_is_handled(database_url: str, nats_url: str) -> None:
     made = {uuid7() for _ in range(300)}
     listens = [Listens(ThingMade, on_things_made)]
-    where = {"database_url": database_url, "nats_url": nats_url}
-    async with taking_part("shop", tables=TABLES, **where) as units, units.begin() as unit:
+    there = partial(taking_part, "shop", tables=TABLES, database_url=database_url, nats_url=nats_url)
+    async with there() as units, units.begin() as unit:
         for thing_id in made:
             unit.publish(ThingMade(thing_id=thing_id), cause=Origin())
-    async with taking_part("shop", tables=TABLES, listens=listens, **where) as units:
+    async with there(listens=listens) as units:
 
         async def all_seen() -> bool:
             async with units.read() as connection:
@@ -137,7 +139,7 @@ async def test_what_was_stated_before_leaving_is_handled(database_url: str, nats
 
 
 async def test_nobody_takes_part_without_a_broker(tmp_path: Path) -> None:
-    nowhere = {"database_url": f"sqlite:///{tmp_path / 'shop.db'}", "nats_url": "nats://127.0.0.1:1"}
+    file = tmp_path / "shop.db"
     with pytest.raises(BusUnavailable):
-        async with taking_part("shop", tables=TABLES, **nowhere):
+        async with taking_part("shop", tables=TABLES, database_url=f"sqlite:///{file}", nats_url="nats://127.0.0.1:1"):
             raise AssertionError("there is nothing to take part in")
