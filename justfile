@@ -126,6 +126,13 @@ format: (_setup "dev")
 contracts *args: (_setup "dev")
     @exec .venv/bin/orderly contracts {{ args }}
 
+# Begin a service that runs, is tested, and stands in every list: new-service NAME [--door] (CONTRIBUTING.md)
+[group('develop')]
+[no-exit-message]
+new-service *args: (_setup "dev")
+    @.venv/bin/orderly new-service {{ args }}
+    @{{ just_executable() }} _setup dev
+
 # Show who states and who handles each fact, and where in the code: trace ['fact'] [--mermaid | --write]
 [group('develop')]
 [no-exit-message]

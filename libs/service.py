@@ -26,10 +26,10 @@ from libs.chores import PRUNING, Restating
 from libs.contracts import Fact
 from libs.messaging.awaiting import Awaits
 from libs.messaging.bus import Bus
-from libs.messaging.consumer import Consumer, Listens, durables
+from libs.messaging.consumer import Listens, durables
 from libs.messaging.jetstream import JetStream, JetStreamSettings
+from libs.messaging.participant import Participant, joined
 from libs.messaging.relay import Relay
-from libs.messaging.unit import Units
 from libs.settings import HttpSettings, ServiceSettings
 from libs.storage import Database
 from libs.storage.migrations import migrate_when_there, pending
@@ -91,8 +91,6 @@ class Running(Generic[StoreT, ToolsT]):
         self._bus: Bus | None = None
         self._edge: Edge[StoreT, ToolsT] | None = None
         self._schema_current = False
-        self._consumers: list[Consumer[StoreT]] = []
-        self._consuming: list[asyncio.Task[None]] = []
         self._database_away = False
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -154,10 +152,10 @@ class Running(Generic[StoreT, ToolsT]):
         await self._await("database", self._check_schema)
         bus = await self._await("nats", connect)
         self._bus = bus
-        relay = Relay(self._database, bus, self.service.name, self.telemetry)
+        part = self._participant(bus)
+        relay, units = part.relay, part.units
         try:
             await self._await("nats", relay.stream.assured)
-            units = Units(self._database, self.service.store, relay, self.service.awaits, self.telemetry)
             for subject in self.service.hears:
                 await bus.listen(subject, units.awaited.hear)
             self._edge = Edge(
@@ -178,18 +176,22 @@ class Running(Generic[StoreT, ToolsT]):
                     tasks.create_task(chore.run(units))
                 if self.service.restating:
                     tasks.create_task(self.service.restating.run(self.service.name, units, bus))
-                self._consume(bus, units)
-                for consuming in self._consuming:
-                    tasks.create_task(_joined(consuming))
+                for consuming in part.consume():
+                    tasks.create_task(joined(consuming))
         finally:
-            await asyncio.shield(asyncio.wait_for(self._finish(relay, bus), STOP_WITHIN_S))
+            await asyncio.shield(asyncio.wait_for(self._finish(part), STOP_WITHIN_S))
 
-    def _consume(self, bus: Bus, units: Units[StoreT]) -> None:
-        for durable in durables(self.service.name, self.service.listens):
-            lines = [line for line in self.service.listens if f"{line.fact.type}.*" in durable.subjects]
-            consumer = Consumer(self.service.name, durable, lines, units, batch_limit=self._settings.batch_limit)
-            self._consumers.append(consumer)
-            self._consuming.append(asyncio.create_task(consumer.run(bus), name=f"consumer {durable.stream}"))
+    def _participant(self, bus: Bus) -> Participant[StoreT]:
+        return Participant(
+            self.service.name,
+            self._database,
+            bus,
+            self.service.store,
+            self.service.listens,
+            awaits=self.service.awaits,
+            telemetry=self.telemetry,
+            batch_limit=self._settings.batch_limit,
+        )
 
     def _watch_memory(self) -> None:
         """Show what this process knows without asking anybody."""
@@ -208,19 +210,9 @@ class Running(Generic[StoreT, ToolsT]):
             gauges.add(gauge, service.store)
         return gauges
 
-    async def _finish(self, relay: Relay, bus: Bus) -> None:
-        """Finish the batches in hand, publish what they stated, leave. HTTP has stopped before."""
-        for consumer in self._consumers:
-            consumer.stop()
-        if self._consuming:
-            _, stuck = await asyncio.wait(self._consuming, timeout=8)
-            for task in stuck:
-                task.cancel()
-        draining = asyncio.create_task(relay.run())
-        await relay.flush(4)
-        draining.cancel()
-        await asyncio.gather(draining, return_exceptions=True)
-        await bus.close()
+    async def _finish(self, part: Participant[StoreT]) -> None:
+        """Finish what is under way, and leave. HTTP has stopped before."""
+        await part.finish()
         await self._database.close()
         log.info("stopped")
 
@@ -257,11 +249,6 @@ class Running(Generic[StoreT, ToolsT]):
                     log.warning("database is away", error=str(error) or repr(error))
                 self._database_away = True
             await asyncio.sleep(1)
-
-
-async def _joined(task: "asyncio.Task[None]") -> None:
-    """Wait for a task without cancelling it: consumers finish their batch before they stop."""
-    await asyncio.shield(task)
 
 
 def run_process(name: str, settings: HttpSettings, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

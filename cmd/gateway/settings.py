@@ -17,11 +17,8 @@ class Settings(HttpSettings):
 
     def replicas(self) -> dict[str, tuple[str, ...]]:
         """The base URLs of each service."""
-        urls = {
-            "auth": self.auth_url,
-            "profiles": self.profiles_url,
-            "billing": self.billing_url,
-            "orders": self.orders_url,
-            "notifications": self.notifications_url,
+        urls = {name: text for name, text in self if name.endswith("_url")}
+        return {
+            name.removesuffix("_url"): tuple(url.strip().rstrip("/") for url in text.split(","))
+            for name, text in urls.items()
         }
-        return {service: tuple(url.strip().rstrip("/") for url in text.split(",")) for service, text in urls.items()}

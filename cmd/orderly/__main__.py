@@ -18,6 +18,8 @@ from orderly.demo import demo
 from orderly.flow_view import trace
 from orderly.moving import add_parser as add_moving
 from orderly.moving import move
+from orderly.new_service import add_parser as add_new_service
+from orderly.new_service import new_service
 from orderly.newman import ROOT, newman
 from orderly.pictures import pictures
 from orderly.releases import CannotRelease, release
@@ -44,6 +46,8 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
     match given.command:
         case "contracts":
             return _contracts(given)
+        case "new-service":
+            return new_service(given)
         case "trace":
             return trace(given.fact, mermaid=given.mermaid, write=given.write)
         case "pictures":
@@ -118,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_moving(commands)
     add_dead(commands)
+    add_new_service(commands)
     writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
     writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")
     writing.add_argument("version", nargs="?", help="the version to release; that of the project by default")

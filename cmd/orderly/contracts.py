@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.api import BASE
+from gateway.api import BASE, DOORS
 from libs import asyncapi
 from libs.web.openapi import Section, describe
 from orderly.catalogue import catalogue
@@ -52,7 +52,8 @@ def openapi_document(version: str | None = None) -> Json:
         "description": ABOUT,
         "license": {"name": "MIT", "identifier": "MIT"},
     }
-    sections = [Section(service.name, _about(service.name), service.routes) for service in SERVICES]
+    behind = {door.service for door in DOORS}
+    sections = [Section(one.name, _about(one.name), one.routes) for one in SERVICES if one.name in behind]
     sections.append(Section("gateway", _about("gateway")))
     return describe(sections, info=info, base=BASE, paths=_gateway_paths())
 
@@ -130,7 +131,7 @@ def _gateway_paths() -> Json:
     states = {
         "type": "object",
         "additionalProperties": {"enum": ["OK", "down"]},
-        "examples": [dict.fromkeys(NAMES, "OK")],
+        "examples": [dict.fromkeys((door.service for door in DOORS), "OK")],
     }
     names = {"type": "array", "items": {"type": "string"}, "minItems": 1}
     healthy = _object({"status": {"const": "OK"}, "services": states})

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -143,7 +144,7 @@ def diagram(drawn: Map) -> str:
         arrow = "-.->" if step.kind == "chore" else "-->"
         stated = dict.fromkeys(said.fact.type for said in step.states)
         lines += [f"    {_id(step)} {arrow} {_fact_id(fact)}" for fact in stated]
-    for name, colour in zip(NAMES, _COLOURS, strict=False):
+    for name, colour in zip(NAMES, cycle(_COLOURS), strict=False):
         lines.append(f"    classDef {name} fill:{colour},stroke:#666,color:#222")
         lines.append(f"    classDef {name}_end fill:{colour},stroke:#666,color:#222,stroke-dasharray:4")
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """What the operator's program reads from its environment."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Self
@@ -20,11 +21,6 @@ class Settings(BaseSettings):
     nats_port: int = Field(4222, ge=1, le=65535)
     minikube_profile: str = Field("minikube", min_length=1, description="which minikube `up` and `down` mean")
     otel_exporter_otlp_endpoint: Collector = Field(None, description="passed on to the services; checked before")
-    auth_database_url: str | None = None
-    profiles_database_url: str | None = None
-    billing_database_url: str | None = None
-    orders_database_url: str | None = None
-    notifications_database_url: str | None = None
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -38,6 +34,5 @@ class Settings(BaseSettings):
             raise SystemExit(2) from None
 
     def database_url(self, service: str) -> str | None:
-        """Where the environment says that a service's database is."""
-        url: str | None = getattr(self, f"{service}_database_url")
-        return url
+        """Where the environment says that a service's database is: ``<SERVICE>_DATABASE_URL``."""
+        return os.environ.get(f"{service.upper()}_DATABASE_URL")

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -127,20 +127,35 @@ class System:
         databases.withdraw(self.plan.data_dir)
 
     async def healthy(self, *, within_s: float) -> None:
-        """Wait until ``/client/health/`` is OK. Raises `CannotStart` with the names of those that are not."""
+        """Wait until ``/client/health/`` is OK, and the services that no door leads to are ready, too.
+
+        Raises `CannotStart` with the names of those that are not.
+        """
         deadline = time.monotonic() + within_s
         last = "no answer"
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3)) as session:
             while time.monotonic() < deadline:
                 try:
                     async with session.get(f"{self.url}/client/health/") as response:
-                        if response.status == 200:
-                            return
-                        last = "down: " + ", ".join((await response.json()).get("down", []))
+                        health = await response.json()
+                    down = health.get("down") or await self._not_ready(session, set(NAMES) - set(health["services"]))
+                    if not down:
+                        return
+                    last = "down: " + ", ".join(down)
                 except (aiohttp.ClientError, TimeoutError, OSError):
                     pass
                 await asyncio.sleep(0.05)
         raise CannotStart(f"the system is not healthy after {within_s:.0f} s ({last}); see {self._logs}")
+
+    async def _not_ready(self, session: aiohttp.ClientSession, names: Collection[str]) -> list[str]:
+        """Ask services themselves; name those of which a process is not ready."""
+        down = []
+        for name in sorted(names):
+            for url in self.service_urls(name):
+                async with session.get(f"{url}/readyz") as response:
+                    if response.status != 200:
+                        down.append(name)
+        return down
 
     def _check_ports(self) -> None:
         for port, setting in ((self.plan.gateway_port, "GATEWAY_PORT"), (self.plan.nats_port, "NATS_PORT")):

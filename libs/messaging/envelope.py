@@ -1,7 +1,7 @@
 """The envelope: CloudEvents 1.0 in binary mode (attributes are NATS headers), plus W3C trace context."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
@@ -23,6 +23,13 @@ class Cause(Protocol):
     def trace(self) -> Trace:
         """Where in its trace the cause stands."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A cause that is nothing but a place in a trace, its beginning by default: of what nobody asked for."""
+
+    trace: Trace = field(default_factory=Trace.start)
 
 
 @dataclass(frozen=True, slots=True)

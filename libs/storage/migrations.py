@@ -24,8 +24,11 @@ _LOCK = 0x6F726465726C79  # "orderly"
 log = structlog.get_logger()
 
 
-async def migrate(database: Database, migrations: Path) -> list[str]:
-    """Bring the schema up to date; return the revisions applied, oldest first (none if it was)."""
+async def migrate(database: Database, migrations: Path | None = None) -> list[str]:
+    """Bring the schema up to date; return the revisions applied, oldest first (none if it was).
+
+    Without `migrations` of a service: the tables of `libs` alone.
+    """
     async with database.writing() as connection:
         if not database.is_sqlite:
             await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -52,13 +55,14 @@ async def pending(database: Database, migrations: Path) -> list[str]:
     return sorted(set(scripts_of(migrations).get_heads()) - set(there))
 
 
-def scripts_of(migrations: Path) -> ScriptDirectory:
-    """Load the two lines of migrations of a service."""
+def scripts_of(migrations: Path | None) -> ScriptDirectory:
+    """Load the two lines of migrations of a service, or the one of `libs` alone."""
+    own = [migrations / "versions"] if migrations else []
     # version_locations would do, but alembic wants an env.py beside them; its parts are enough for us.
-    return ScriptDirectory(migrations, version_locations=[SHARED / "versions", migrations / "versions"])
+    return ScriptDirectory(migrations or SHARED, version_locations=[SHARED / "versions", *own])
 
 
-def _upgrade(connection: Connection, migrations: Path) -> list[str]:
+def _upgrade(connection: Connection, migrations: Path | None) -> list[str]:
     scripts = scripts_of(migrations)
     applied: list[str] = []
 

@@ -88,9 +88,8 @@ def awaited(service: str) -> dict[str, list[str]]:
 
 
 def test_a_question_names_its_answers_on_both_sides() -> None:
-    assert {service: awaited(service) for service in NAMES} == {
+    assert {service: found for service in NAMES if (found := awaited(service))} == {
         "auth": {"publish_user_registered": ["AccountOpened"]},
-        "profiles": {},
         "billing": {
             "on_users_registered": ["AccountOpened"],
             "on_orders_placed": ["PaymentAccepted", "PaymentDeclined"],
@@ -100,7 +99,6 @@ def test_a_question_names_its_answers_on_both_sides() -> None:
             "publish_order_placed": ["PaymentAccepted", "PaymentDeclined"],
             "publish_order_cancelled": ["PaymentRefunded"],
         },
-        "notifications": {},
     }
     answer = committed("orders")["channels"]["answerToOrderPlaced"]
     assert answer["address"] == "billing.payment.{outcome}.{order_id}"

@@ -17,7 +17,9 @@ from orderly.settings import Settings
 BILLING = billing.app.service
 
 
-def test_the_environment_goes_before_the_running_system_and_that_before_files(tmp_path: Path) -> None:
+def test_the_environment_goes_before_the_running_system_and_that_before_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = Settings(data_dir=tmp_path)
     assert urls(settings, ["billing"]) == {}
 
@@ -29,8 +31,9 @@ def test_the_environment_goes_before_the_running_system_and_that_before_files(tm
     announce(tmp_path, {"billing": "postgresql://running"})
     assert urls(settings, ["billing"]) == {"billing": "postgresql://running"}
 
-    told = Settings(data_dir=tmp_path, billing_database_url="postgresql://told")
-    assert urls(told, ["billing"]) == {"billing": "postgresql://told"}
+    monkeypatch.setenv("BILLING_DATABASE_URL", "postgresql://told")
+    assert urls(settings, ["billing"]) == {"billing": "postgresql://told"}
+    monkeypatch.delenv("BILLING_DATABASE_URL")
 
     withdraw(tmp_path)
     assert urls(settings, ["billing"]) == {"billing": f"sqlite:///{file}"}
@@ -62,16 +65,17 @@ def test_a_system_that_was_killed_announces_nothing_and_takes_nothing_of_another
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        (None, "there is no database of billing in"),
+        ("", "there is no database of billing in"),
         ("nonsense", "the database of billing: must be sqlite:///path or postgresql://"),
         ("sqlite:////nowhere/billing.db", "the database of billing is not there: /nowhere/billing.db"),
         ("postgresql://billing:secret@127.0.0.1:1/billing", "the database of billing cannot be reached"),
     ],
 )
 async def test_a_database_that_cannot_be_reached_is_named_without_its_password(
-    tmp_path: Path, url: str | None, complaint: str
+    tmp_path: Path, url: str, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(Settings(data_dir=tmp_path, billing_database_url=url), [BILLING]) as (reached, complaints):
+    monkeypatch.setenv("BILLING_DATABASE_URL", url)
+    async with opened(Settings(data_dir=tmp_path), [BILLING]) as (reached, complaints):
         assert reached == []
         (said,) = complaints
     assert said.startswith(complaint)

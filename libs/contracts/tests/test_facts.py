@@ -48,7 +48,7 @@ def sample(fact: type[Fact], *, full: bool = True) -> Fact:
 
 
 def test_there_are_facts_of_every_publisher() -> None:
-    assert {publisher_of(fact) for fact in FACTS} == {"auth", "profiles", "billing", "orders", "notifications"}
+    assert {publisher_of(fact) for fact in FACTS} >= {"auth", "profiles", "billing", "orders", "notifications"}
 
 
 def test_no_two_facts_share_a_type() -> None:

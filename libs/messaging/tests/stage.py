@@ -5,7 +5,6 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from libs.contracts.orders import OrderPlaced
 from libs.ids import uuid7
 from libs.messaging.awaiting import Awaits
 from libs.messaging.bus import Bus, Delivery, Durable, Subscription
-from libs.messaging.envelope import Outgoing, headers_of
+from libs.messaging.envelope import Origin, Outgoing, headers_of
 from libs.messaging.relay import Relay
 from libs.messaging.tables import METADATA as MESSAGING
 from libs.messaging.tables import outbox
@@ -40,13 +39,6 @@ followers = Table(
 
 _migrated: set[str] = set()
 """Databases that need no second look at their migrations, which takes longer than most tests."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """A cause that is nothing but a place in a trace."""
-
-    trace: Trace
 
 
 def order_placed() -> OrderPlaced:

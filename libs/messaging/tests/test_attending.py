@@ -18,11 +18,10 @@ from libs.messaging import dead_letters
 from libs.messaging.attending import Attendant, LeftToTheSweep, ReplayFailed
 from libs.messaging.consumer import Listens
 from libs.messaging.dead_letters import CannotAttend, Deed, id_of
-from libs.messaging.envelope import Event, seal
+from libs.messaging.envelope import Event, Origin, seal
 from libs.messaging.tables import dead_letter_acts, outbox
 from libs.messaging.tables import dead_letters as table
 from libs.messaging.tests.stage import (
-    Origin,
     effects,
     effects_in,
     have_effect,

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.ids import uuid7
 from libs.messaging import awaiting
 from libs.messaging.awaiting import Awaited, Awaits
+from libs.messaging.envelope import Origin
 from libs.messaging.memory import MemoryBus
-from libs.messaging.tests.stage import Origin, Stage, effects, have_effect, order_placed, running, spoil_commit
+from libs.messaging.tests.stage import Stage, effects, have_effect, order_placed, running, spoil_commit
 from libs.storage import Database
 from libs.tests.eventually import eventually
 from libs.tracing import Trace

@@ -23,12 +23,11 @@ from libs.ids import uuid7
 from libs.messaging import consumer, unit
 from libs.messaging.bus import Bus
 from libs.messaging.consumer import MAX_ATTEMPTS, Consumer, Listens, durables
-from libs.messaging.envelope import Event, Outgoing, seal
+from libs.messaging.envelope import Event, Origin, Outgoing, seal
 from libs.messaging.memory import MemoryBroker, MemoryBus
 from libs.messaging.tables import dead_letters
 from libs.messaging.tests.conftest import Server
 from libs.messaging.tests.stage import (
-    Origin,
     Stage,
     effects,
     effects_in,

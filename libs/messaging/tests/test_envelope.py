@@ -10,8 +10,8 @@ import pytest
 from libs.contracts.orders import OrderPlaced
 from libs.errors import Kind, Refusal
 from libs.ids import uuid7
-from libs.messaging.envelope import open_envelope, seal
-from libs.messaging.tests.stage import Origin, order_placed
+from libs.messaging.envelope import Origin, open_envelope, seal
+from libs.messaging.tests.stage import order_placed
 from libs.tracing import Trace
 
 NOW = datetime(2026, 11, 22, 12, 30, 15, 123456, tzinfo=UTC)

@@ -21,11 +21,10 @@ from libs.local.supervisor import Supervisor
 from libs.messaging import durable, outbox, own_stream, pull, relay
 from libs.messaging.bus import BusUnavailable
 from libs.messaging.consumer import Consumer, Listens, durables
-from libs.messaging.envelope import Event, seal
+from libs.messaging.envelope import Event, Origin, seal
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.tests.conftest import MAX_BYTES, Server
 from libs.messaging.tests.stage import (
-    Origin,
     Stage,
     effects,
     effects_in,

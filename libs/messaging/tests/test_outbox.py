@@ -14,11 +14,10 @@ import libs.storage.database
 from libs.contracts.orders import OrderPlaced
 from libs.ids import uuid7
 from libs.messaging import outbox, unit
-from libs.messaging.envelope import Outgoing, seal
+from libs.messaging.envelope import Origin, Outgoing, seal
 from libs.messaging.memory import MemoryBus
 from libs.messaging.tables import outbox as table
 from libs.messaging.tests.stage import (
-    Origin,
     Stage,
     effects_in,
     have_effect,

@@ -8,10 +8,10 @@ import pytest
 
 from libs.contracts.orders import OrderPlaced
 from libs.messaging.bus import BusUnavailable, Durable
-from libs.messaging.envelope import Outgoing, open_envelope, seal
+from libs.messaging.envelope import Origin, Outgoing, open_envelope, seal
 from libs.messaging.memory import MemoryBus
 from libs.messaging.relay import Relay
-from libs.messaging.tests.stage import Origin, opened, order_placed
+from libs.messaging.tests.stage import opened, order_placed
 from libs.messaging.unit import Units
 from libs.storage import Database
 from libs.telemetry import Kind, Metrics, Span, Spans, Telemetry
