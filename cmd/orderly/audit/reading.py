@@ -113,12 +113,14 @@ async def snapshot(service: str, url: str) -> AsyncIterator[Snapshot]:
 
 @asynccontextmanager
 async def _sqlite(service: str, url: str) -> AsyncIterator[Snapshot]:
-    async with aiosqlite.connect(_read_only(service, url), uri=True, timeout=CONNECT_WITHIN_S) as it:
-        it.isolation_level = None  # its own BEGIN would come late
-        await it.execute("pragma query_only=on")
-        await it.execute("begin")
-        await it.execute_fetchall("select count(*) from sqlite_master")  # the first read is the moment
-        yield _Sqlite(service, it)
+    # Without an isolation level the driver begins nothing by itself.
+    async with aiosqlite.connect(
+        _read_only(service, url), uri=True, timeout=CONNECT_WITHIN_S, isolation_level=None
+    ) as connection:
+        await connection.execute("pragma query_only=on")
+        await connection.execute("begin")
+        await connection.execute_fetchall("select count(*) from sqlite_master")  # the first read is the moment
+        yield _Sqlite(service, connection)
 
 
 @asynccontextmanager
