@@ -118,18 +118,16 @@ class _Comparison:
         ids = [one for one in among if _is_id(one)]
         async for sequence, row_id, recent in self._snapshot.among(_MARKS_AMONG, "id", ids):
             there = await streams.at(self._stream, sequence)
-            await self._compare(sequence, [(sequence, row_id, recent)], [there] if there else [])
+            await self._compare(sequence, [(sequence, row_id, recent)], [] if there is None else [there])
         for one in among:
             if "/" in one:
                 sequence = int(one.rpartition("/")[2])
                 there = await streams.at(self._stream, sequence)
-                if there is not None and _is_id(there):
-                    self._unmarked[there] = sequence
-                elif there is not None:
-                    self._unexplained(sequence, there)
+                if there is not None:
+                    self._seek(sequence, there)
         await self._explain()
 
-    async def _compare(self, sequence: int, rows: Sequence[Sequence[Any]], ids: Sequence[str | None]) -> None:
+    async def _compare(self, sequence: int, rows: Sequence[Sequence[Any]], ids: Sequence[str]) -> None:
         for _, row_id, recent in rows:
             if ids and ids[0] != row_id:
                 self._look.suspect("facts_in_streams", row_id, f"{self._stream}/{sequence} is {ids[0]}")
@@ -138,10 +136,13 @@ class _Comparison:
         for message_id in ids:
             if message_id in [row[1] for row in rows] or sequence > self._state.last:
                 continue
-            if message_id is None or not _is_id(message_id):
-                self._unexplained(sequence, message_id)
-            else:
-                self._unmarked[message_id] = sequence
+            self._seek(sequence, message_id)
+
+    def _seek(self, sequence: int, message_id: str) -> None:
+        if _is_id(message_id):
+            self._unmarked[message_id] = sequence
+        else:
+            self._unexplained(sequence, message_id)
 
     async def _explain(self) -> None:
         """Look for the rows of messages without mark: published a moment ago, or a second time."""
@@ -154,7 +155,7 @@ class _Comparison:
                 if message_id not in known:
                     self._unexplained(unmarked[message_id], message_id)
 
-    def _unexplained(self, sequence: int, message_id: str | None) -> None:
+    def _unexplained(self, sequence: int, message_id: str) -> None:
         what = f"the message {message_id}" if message_id else "a message without id"
         self._look.suspect("messages_explained", f"{self._stream}/{sequence}", f"{what} is in no outbox")
 

@@ -111,7 +111,7 @@ _PAYMENTS = (
         and t.amount_minor = p.amount_minor and t.wallet = w.account_id
     where p.outcome = 'accepted' and t.id is null""",
     """
-    select t.order_id, 'money was taken, but no payment was accepted'
+    select coalesce(t.order_id, t.id), 'money was taken, but no payment was accepted'
     from transfers t left join payments p on p.order_id = t.order_id and p.outcome = 'accepted'
     where t.kind = 'payment' and p.order_id is null""",
     """
@@ -134,7 +134,7 @@ _REFUNDS = (
         and t.amount_minor = r.amount_minor and t.wallet = w.account_id
     where r.amount_minor <> 0 and t.id is null""",
     """
-    select t.order_id, 'money came back, but no refund was decided'
+    select coalesce(t.order_id, t.id), 'money came back, but no refund was decided'
     from transfers t left join refunds r on r.order_id = t.order_id and r.amount_minor <> 0
     where t.kind = 'refund' and r.order_id is null""",
     """
