@@ -19,7 +19,7 @@ from orderly.audit.report import FOLLOWED, NAMED, TITLES
 from orderly.databases import sqlite_file
 from orderly.services import NAMES
 from orderly.story import Story
-from orderly.system import System
+from orderly.system import DatabaseKind, System
 from orderly.tail import EVERYTHING, Seen, watching
 from orderly.tests.audited import CONFIRMED, execute, letter_about, made, reset, uid
 from orderly.tests.systems import Customer, customers, running_system
@@ -234,18 +234,14 @@ async def buying(person: Customer, stop: asyncio.Event) -> None:
             await person.call("POST", "/billing/deposits", {"amount": "1"})
 
 
-async def test_a_system_is_clean_after_its_story_and_while_orders_are_placed(tmp_path: Path) -> None:
-    async with running_system("sqlite") as system:
-        await _story_and_motion(system, tmp_path)
+@pytest.mark.prove  # in every test run: `test_faults` ends with an audit of a whole system, on either database
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+async def test_a_system_is_clean_after_its_story_and_while_orders_are_placed(database: DatabaseKind) -> None:
+    async with running_system(database, replicas=2) as system:
+        await _story_and_motion(system)
 
 
-@pytest.mark.prove
-async def test_a_system_on_postgres_is_clean_too(tmp_path: Path) -> None:
-    async with running_system("postgres", replicas=2) as system:
-        await _story_and_motion(system, tmp_path)
-
-
-async def _story_and_motion(system: System, folder: Path) -> None:
+async def _story_and_motion(system: System) -> None:
     urls = {name: system.database_url(name) for name in NAMES}
     seen: list[Seen] = []
     async with watching(system.nats_url, EVERYTHING, seen.append), aiohttp.ClientSession() as session:
