@@ -1,11 +1,15 @@
 """A small world in five databases whose books balance, and ways to spoil it: for tests of the audit."""
 
+import asyncio
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from libs.storage import Database
 from libs.storage.migrations import migrate
-from orderly.services import SERVICES
+from orderly.databases import sqlite_file
+from orderly.services import NAMES, SERVICES
 
 CASH: Final = "000000000000700080000000000000c1"
 SALES: Final = "000000000000700080000000000000c2"
@@ -201,3 +205,41 @@ async def reset(urls: Mapping[str, str], services: Sequence[str]) -> None:
     for service in services:
         tables = (*TABLES[service], "outbox", "streams", "dead_letters")
         await execute(urls[service], [*(f"delete from {table}" for table in tables), *sound[service]])
+
+
+def crowd(count: int) -> dict[str, list[str]]:
+    """Write the statements that give Ann of the world, in SQLite, so many more confirmed orders of one unit each."""
+    numbers = f"with recursive n (n) as (select 1 union all select n + 1 from n where n < {count}) "
+    order_id, letter_id = "printf('%032x', 1000 + n)", "printf('f%031x', n)"
+    cause = f"'order:00000000-0000-0000-' || substr({order_id}, 17, 4) || '-' || substr({order_id}, 21) || ':joy'"
+    account = uid(ACCOUNT_OF[ANN])
+    moved = f"{order_id}, 'payment', '{account}', '{SALES}', 1, '{account}', 5 + n, 700 + {count} - n, {order_id}"
+    columns = "id, user_id, price_minor, status, created_at, traceparent, restated"
+    placed = f"{order_id}, '{uid(ANN)}', 1, 'confirmed', '{NOW}', '', 0"
+    written = f"{letter_id}, '{uid(ANN)}', 'joy', {cause}, {order_id}, null, '', '', '{NOW}'"
+    return {
+        "billing": [
+            f"{numbers} insert into payments select {order_id}, '{uid(ANN)}', 1, 'accepted', null, '{NOW}' from n",
+            f"{numbers} insert into transfers select {moved}, '{NOW}' from n",
+            transfer(97, "deposit", ANN, (count, 700 + count), version=5),
+            f"update wallets set version = 5 + {count} where user_id = '{uid(ANN)}'",
+        ],
+        "orders": [f"{numbers} insert into orders ({columns}) select {placed} from n"],
+        "notifications": [
+            f"{numbers} insert into letters select {written} from n",
+            letter(97, "deposit", f"transfer:{dashed(97)}"),
+        ],
+    }
+
+
+async def populate(urls: Mapping[str, str], count: int) -> None:
+    """Make databases, sound ones, with so many orders and a few."""
+    await made(urls)
+    await reset(urls, list(urls))
+    for service, statements in crowd(count).items():
+        await execute(urls[service], statements)
+
+
+if __name__ == "__main__":  # the figures of the decision record: python -m orderly.tests.audited FOLDER ORDERS
+    folder, orders = Path(sys.argv[1]), int(sys.argv[2])
+    asyncio.run(populate({name: f"sqlite:///{sqlite_file(folder, name)}" for name in NAMES}, orders))

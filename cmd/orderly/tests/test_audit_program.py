@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import signal
+import tracemalloc
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +24,7 @@ from orderly.services import NAMES
 from orderly.story import Story
 from orderly.system import DatabaseKind, System
 from orderly.tail import EVERYTHING, Seen, watching
-from orderly.tests.audited import CONFIRMED, execute, letter_about, made, reset, uid
+from orderly.tests.audited import CONFIRMED, execute, letter_about, made, populate, reset, uid
 from orderly.tests.systems import Customer, customers, running_system
 from orderly.tests.test_run import PROGRAM
 
@@ -191,6 +194,20 @@ async def test_there_is_an_end_to_counting(tmp_path: Path) -> None:
     assert (failed.count, failed.at_least) == (FOLLOWED, True)
 
 
+@pytest.mark.prove  # tracing allocations takes its time
+async def test_memory_does_not_grow_with_the_number_of_orders(tmp_path: Path) -> None:
+    urls = {name: f"sqlite:///{tmp_path / name}.db" for name in NAMES}
+    await populate(urls, 30_000)
+    await audit(urls, None)  # imports and caches
+    tracemalloc.start()
+    try:
+        assert (await audit(urls, None)).clean
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000, "three pages of 2,000 rows take a quarter of it, all rows six times as much"
+
+
 @pytest.mark.parametrize(
     "arguments", [("--patience", "-1"), ("--watch", "soon"), ("--metrics-port", "0"), ("--streams",)]
 )
@@ -210,9 +227,6 @@ def test_a_watch_audits_again_and_answers_prometheus(
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             seen.append(answer.read().decode())
         if len(seen) == 2:
-            import os  # noqa: PLC0415 - only here
-            import signal  # noqa: PLC0415 - only here
-
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr("orderly.audit.command._print_document", lambda document, *, compact: look(document, compact))
