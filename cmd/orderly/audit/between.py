@@ -88,7 +88,7 @@ async def look_at_orders(look: Look, among: Sequence[str] | None) -> None:
         payments += len(paid)
         order = Order(*placed[0]) if placed else None
         payment = Payment(*paid[0]) if paid else None
-        for check, what in _verdicts(order_id, order, payment, [Letter(*letter) for letter in written]):
+        for check, what in _verdicts(order, payment, [Letter(*letter) for letter in written]):
             look.suspect(check, order_id, what)
     if among is None:
         for check, count in (
@@ -100,9 +100,7 @@ async def look_at_orders(look: Look, among: Sequence[str] | None) -> None:
             look.examined(check, count)
 
 
-def _verdicts(
-    order_id: str, order: Order | None, payment: Payment | None, letters: Sequence[Letter]
-) -> Iterator[Verdict]:
+def _verdicts(order: Order | None, payment: Payment | None, letters: Sequence[Letter]) -> Iterator[Verdict]:
     if order is not None:
         yield from _about_payment(order, payment)
         yield from _about_refund(order, payment)
@@ -111,7 +109,7 @@ def _verdicts(
     if payment is not None:
         yield "payments_have_orders", f"a payment that was {payment.outcome}, and no order"
     if letters:
-        yield "letters_have_causes", f"a letter of {letters[0].kind} about order {order_id}, and no order"
+        yield "letters_have_causes", f"a letter of {letters[0].kind} about this order, which is not there"
 
 
 def _about_payment(order: Order, payment: Payment | None) -> Iterator[Verdict]:

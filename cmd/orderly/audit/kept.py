@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from orderly.audit.look import Look, Part
 from orderly.audit.reading import Snapshot, together
-from orderly.audit.report import FOLLOWED
+from orderly.audit.report import FOLLOWED, written
 from orderly.audit.streams import State, Streams, incarnation_of
 
 AGEING: Final = timedelta(hours=1)
@@ -130,7 +130,7 @@ class _Comparison:
     async def _compare(self, sequence: int, rows: Sequence[Sequence[Any]], ids: Sequence[str]) -> None:
         for _, row_id, recent in rows:
             if ids and ids[0] != row_id:
-                self._look.suspect("facts_in_streams", row_id, f"{self._stream}/{sequence} is {ids[0]}")
+                self._look.suspect("facts_in_streams", row_id, f"{self._stream}/{sequence} is {written(ids[0])}")
             elif not ids and recent:
                 self._look.suspect("facts_in_streams", row_id, f"{self._stream}/{sequence} is not there")
         for message_id in ids:
@@ -156,7 +156,7 @@ class _Comparison:
                     self._unexplained(unmarked[message_id], message_id)
 
     def _unexplained(self, sequence: int, message_id: str) -> None:
-        what = f"the message {message_id}" if message_id else "a message without id"
+        what = f"the message {written(message_id)}" if message_id else "a message without id"
         self._look.suspect("messages_explained", f"{self._stream}/{sequence}", f"{what} is in no outbox")
 
 

@@ -13,7 +13,7 @@ from orderly.audit import between, kept, within
 from orderly.audit.kept import Subjects
 from orderly.audit.look import Look, Part, Suspect
 from orderly.audit.reading import CannotAudit, snapshots
-from orderly.audit.report import NAMED, OF_STREAMS, TITLES, Check, Limits, Offender, Report
+from orderly.audit.report import NAMED, OF_STREAMS, TITLES, Check, Limits, Offender, Report, written
 from orderly.audit.streams import Streams, connected
 from orderly.services import NAMES, SERVICES
 
@@ -106,7 +106,7 @@ class _Audit:
                 check = self._checks[name]
                 check.count += 1
                 if len(check.first) < NAMED:
-                    check.first.append(Offender(offender, what))
+                    check.first.append(Offender(written(offender), what))
         for name in OF_STREAMS:
             if self._streams is None:
                 self._checks[name].skipped = NOBODY_ASKED

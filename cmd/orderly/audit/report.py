@@ -38,6 +38,8 @@ TITLES: Final[Mapping[str, str]] = {
 }
 """The checks, in the order in which they are shown. Their names are a contract: JSON and metrics carry them."""
 
+_DIGITS: Final = frozenset("0123456789abcdef")
+
 OF_STREAMS: Final = ("streams_of_incarnation", "facts_in_streams", "messages_explained", "durables_keep_up")
 
 
@@ -96,6 +98,12 @@ class Report:
     def offenders(self) -> dict[str, list[Offender]]:
         """Give the first offenders by the name of the check that found them."""
         return {check.name: check.first for check in self.checks if check.count}
+
+
+def written(name: str) -> str:
+    """Write an id as logs and events do; anything else stays as it is."""
+    is_id = len(name) == 32 and set(name) <= _DIGITS
+    return "-".join((name[:8], name[8:12], name[12:16], name[16:20], name[20:])) if is_id else name
 
 
 def as_json(report: Report) -> dict[str, Any]:

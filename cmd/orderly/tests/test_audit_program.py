@@ -24,7 +24,7 @@ from orderly.services import NAMES
 from orderly.story import Story
 from orderly.system import DatabaseKind, System
 from orderly.tail import EVERYTHING, Seen, watching
-from orderly.tests.audited import CONFIRMED, execute, letter_about, made, populate, reset, uid
+from orderly.tests.audited import CONFIRMED, dashed, execute, letter_about, made, populate, reset
 from orderly.tests.systems import Customer, customers, running_system
 from orderly.tests.test_run import PROGRAM
 
@@ -132,7 +132,7 @@ def test_what_is_wrong_is_named(urls: Mapping[str, str], ask: Ask, tmp_path: Pat
     metrics = tmp_path / "audit.prom"
     code, out, _ = ask("--no-streams", "--patience", "0", "--metrics", str(metrics))
     assert code == 1
-    assert f"{uid(CONFIRMED)} confirmed, but there is no letter of joy" in out
+    assert f"{dashed(CONFIRMED)} confirmed, but there is no letter of joy" in out
     assert out.splitlines()[-1].startswith("✗ 4 offenders in 1 of 21 checks; 4 checks left out")
     assert 'orderly_audit_offenders{check="letters_of_orders"} 4.0' in metrics.read_text()
     assert "orderly_audit_clean 0.0" in metrics.read_text()
@@ -178,7 +178,7 @@ async def test_beyond_the_first_offenders_there_are_numbers(tmp_path: Path) -> N
     report = await audit(urls, None, patience_s=0)
     (failed,) = [check for check in report.checks if check.count]
     assert (failed.count, len(failed.first), failed.at_least) == (NAMED + 5, NAMED, False)
-    assert failed.first[0].id == uid(1_000)
+    assert failed.first[0].id == dashed(1_000)
 
 
 @pytest.mark.prove  # ten thousand and one

@@ -80,7 +80,7 @@ class Kept:
     async def offenders(self, limits: Limits | None = None) -> dict[str, list[str]]:
         """Audit with a second look at whatever the first finds, which has its own way of reading."""
         report = await audit(self.urls, self.nats_url, patience_s=0.05, limits=limits)
-        return {name: [one.id for one in found] for name, found in report.offenders().items()}
+        return {name: [one.id.replace("-", "") for one in found] for name, found in report.offenders().items()}
 
 
 @pytest_asyncio.fixture(params=[True, pytest.param(False, marks=pytest.mark.prove)], ids=["in batches", "singly"])
