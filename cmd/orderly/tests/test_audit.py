@@ -44,18 +44,29 @@ from orderly.tests.audited import (
 Urls = Mapping[str, str]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def urls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Urls:
-    """Five databases for the tests of this module; each test leaves them sound."""
-    if request.param == "sqlite":
-        folder = tmp_path_factory.mktemp("audited")
-        found = {name: f"sqlite:///{folder / name}.db" for name in NAMES}
-    else:
-        server: Postgres = request.getfixturevalue("postgres")
-        secret = secrets.token_hex(4)
-        found = {name: asyncio.run(server.create_database(f"t{secret}{name}", secrets.token_hex(8))) for name in NAMES}
-    asyncio.run(made(found))
-    asyncio.run(reset(found, NAMES))
+def sound(urls: Urls) -> Urls:
+    """Fill new databases; they serve the tests of this module, each of which leaves them sound."""
+    asyncio.run(made(urls))
+    asyncio.run(reset(urls, NAMES))
+    return urls
+
+
+@pytest.fixture(scope="module")
+def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Urls:
+    folder = tmp_path_factory.mktemp("audited")
+    return sound({name: f"sqlite:///{folder / name}.db" for name in NAMES})
+
+
+@pytest.fixture(scope="module")
+def on_postgres(postgres: Postgres) -> Urls:
+    secret = secrets.token_hex(4)
+    return sound({name: asyncio.run(postgres.create_database(f"t{secret}{name}", secret)) for name in NAMES})
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def urls(request: pytest.FixtureRequest) -> Urls:
+    """Five databases. Not of the module itself: pytest would make them anew whenever the kind changes."""
+    found: Urls = request.getfixturevalue(f"on_{request.param}")
     return found
 
 
