@@ -33,6 +33,13 @@ tail *subject: (_setup "local")
 dead *args: (_setup "local")
     @exec .venv/bin/orderly dead "$@"
 
+# Read all databases and streams, and say whether the books balance: audit [--watch [SECONDS]] [--json] [--no-streams]
+[group('run')]
+[no-exit-message]
+[positional-arguments]
+audit *args: (_setup "local")
+    @exec .venv/bin/orderly audit "$@"
+
 # Bring the databases up to date without running anything: migrate [sqlite|postgres]
 [group('run')]
 [no-exit-message]

@@ -1,4 +1,4 @@
-"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``dead``, ``trace`` and the rest, as ``--help`` says."""
+"""The operator's program: ``orderly run``, ``demo``, ``tail``, ``dead``, ``audit`` and the rest, as ``--help`` says."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ from auth import rotation
 from auth.settings import KeySettings
 from libs.local.servers import CannotStart
 from orderly import cluster_run
+from orderly.audit import command as auditing
 from orderly.contracts import current_version, write_contracts
 from orderly.credentials import key_files
 from orderly.dead import add_parser as add_dead
@@ -92,6 +93,8 @@ def _work(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, 
             return demo(Plan.of(settings, database="sqlite"))
         case "tail":
             return tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject)
+        case "audit":
+            return auditing.perform(given, settings)
         case "migrate":
             return migrate_all(Plan.of(settings, database=given.database))
         case "move-database":
@@ -123,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add_moving(commands)
     add_dead(commands)
     add_new_service(commands)
+    auditing.add_parser(commands)
     writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
     writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")
     writing.add_argument("version", nargs="?", help="the version to release; that of the project by default")

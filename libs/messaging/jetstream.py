@@ -168,6 +168,7 @@ class JetStream:
             deny_delete=True,
             deny_purge=True,
             allow_atomic=True,
+            allow_direct=True,  # the audit reads whole streams: in batches, from any replica
             max_consumers=-1,
             max_msgs=-1,
             metadata={INCARNATION: str(incarnation)},

@@ -15,6 +15,8 @@ import aiohttp
 
 from libs.local.servers import free_port
 from libs.tests.eventually import eventually
+from orderly.audit import audit
+from orderly.services import NAMES
 from orderly.system import DatabaseKind, Plan, System
 
 
@@ -132,6 +134,13 @@ class Customer:
         entries = await self.pages("/billing/statement")
         assert sum((Decimal(entry["amount"]) for entry in entries), Decimal(0)) == await self.balance()
         return Counter(order["status"] for order in orders.values())
+
+
+async def assert_the_books_balance(system: System, *, patience_s: float = 30) -> None:
+    """Have every database and every stream audited, as ``orderly audit`` does."""
+    urls = {name: system.database_url(name) for name in NAMES}
+    report = await audit(urls, system.nats_url, patience_s=patience_s)
+    assert report.offenders() == {}
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from orderly.services import NAMES, SERVICES
 from orderly.story import Story
 from orderly.system import DatabaseKind, System
 from orderly.tail import EVERYTHING, Seen, watching
-from orderly.tests.systems import customers, running_system
+from orderly.tests.systems import assert_the_books_balance, customers, running_system
 
 both_databases = pytest.mark.parametrize("database", ["sqlite", "postgres"])
 one_now_one_later = pytest.mark.parametrize("database", ["sqlite", pytest.param("postgres", marks=pytest.mark.prove)])
@@ -41,6 +41,7 @@ async def test_every_service_may_be_killed_between_any_two_steps(database: Datab
                 number = signal.SIGKILL if step.number % 2 else signal.SIGTERM
                 await asyncio.gather(*(system.supervisor.restart(name, number=number) for name in (*NAMES, "gateway")))
                 await system.healthy(within_s=30)
+        await assert_the_books_balance(system)
 
 
 @one_later_one_now
@@ -51,6 +52,7 @@ async def test_two_replicas_of_every_service_share_the_work(database: DatabaseKi
         assert [status for status, _ in answers] == [201] * len(answers), "an awaited answer did not arrive"
         for person in people:
             assert await person.audit() == {"confirmed": 30}
+        await assert_the_books_balance(system)
         for name in NAMES:
             for suffix in ("", "-2"):
                 log = (system.logs / f"{name}{suffix}.log").read_text()
@@ -71,6 +73,7 @@ async def test_orders_placed_while_nats_is_away_are_settled_and_charged_once(dat
         await system.start_nats()
         await system.healthy(within_s=20)
         assert await ann.audit(within_s=45) == {"confirmed": 5}
+        await assert_the_books_balance(system)
 
 
 @pytest.mark.prove
@@ -94,6 +97,7 @@ async def test_services_stop_gracefully_under_traffic(database: DatabaseKind) ->
         await asyncio.gather(*shopping)
         for person in people:
             assert set(await person.audit(within_s=45)) == {"confirmed"}
+        await assert_the_books_balance(system)
 
 
 @pytest.mark.prove
@@ -130,6 +134,7 @@ async def test_a_broker_that_forgets_under_traffic_loses_nothing(database: Datab
         await asyncio.gather(*shopping)
         for person in people:
             assert set(await person.audit(within_s=120)) == {"confirmed"}
+        await assert_the_books_balance(system)
 
 
 @one_later_one_now
