@@ -9,12 +9,15 @@ from typing import Any
 from auth import rotation
 from auth.settings import KeySettings
 from libs.local.servers import CannotStart
+from orderly.compose import compose_down, compose_up
 from orderly.contracts import current_version, write_contracts
 from orderly.credentials import key_files
 from orderly.dead import add_parser as add_dead
 from orderly.dead import dead
 from orderly.demo import demo
+from orderly.engine import find_engine
 from orderly.flow_view import trace
+from orderly.image import test_image
 from orderly.newman import ROOT, newman
 from orderly.releases import CannotRelease, release
 from orderly.run import run
@@ -47,8 +50,18 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
             return rotation.perform(given, KeySettings(jwt_private_key=private, jwt_public_keys=public))
         case "newman":
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
+        case "compose-up" | "compose-down" | "test-image":
+            return _in_containers(given, settings)
         case _:
             return asyncio.run(_work(given, settings))
+
+
+def _in_containers(given: argparse.Namespace, settings: Settings) -> int:
+    if given.command == "test-image":
+        return test_image()
+    if given.command == "compose-up":
+        return compose_up(find_engine(), settings)
+    return compose_down(find_engine(), settings, data=given.data)
 
 
 def _contracts(given: argparse.Namespace) -> int:
@@ -116,7 +129,15 @@ def _parser() -> argparse.ArgumentParser:
     asking = commands.add_parser("newman", help="run the Postman collection against a running system")
     asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")
     asking.add_argument("extra", nargs="*", help="further arguments for newman, after --")
+    _add_containers(commands)
     return parser
+
+
+def _add_containers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    commands.add_parser("compose-up", help="run the whole system in containers, with PostgreSQL")
+    ending = commands.add_parser("compose-down", help="stop and remove the containers of compose-up")
+    ending.add_argument("--data", action="store_true", help="delete what they kept, and their passwords and keys, too")
+    commands.add_parser("test-image", help="build the image and examine it, and the system that runs from it")
 
 
 def _replicas(text: str) -> int:
