@@ -1,5 +1,6 @@
 """``test-image``: the image built, examined, and run as strictly as a cluster would; then the whole system from it."""
 
+import asyncio
 import contextlib
 import gzip
 import json
@@ -10,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from orderly.engine import Engine, build_command
 from orderly.newman import ROOT, newman
 from orderly.own_engine import engine_here, images
 from orderly.services import NAMES
+from orderly.tail import Seen, watching
 
 TAG: Final = "orderly:test"
 COMPRESSED_AT_MOST: Final = 160_000_000
@@ -36,6 +38,8 @@ ALONE: Final = {
     "FINGERPRINT_KEY": "a key for a service that is alone",
 }
 """Settings of a service that finds neither its database nor a broker: it waits for them, and lives."""
+
+USER: Final = {"login": "stays", "password": "a password"}
 
 
 class Wrong(Exception):
@@ -68,7 +72,7 @@ def test_image() -> int:
             folder=Path(folder),
             images={**given, "ORDERLY_IMAGE": TAG},
         )
-        tried = Tried(engine, compose)
+        tried, volumes = Tried(engine, compose), engine.told("volume", "ls", "--quiet")
         failed += not _passes("the Dockerfiles are clean", _hadolint)
         if not _passes(f"the image builds on {base}", lambda: _build(engine, base)):
             return 1
@@ -77,7 +81,7 @@ def test_image() -> int:
         with _removed(compose):
             for name, check in _system_checks(compose):
                 failed += not _passes(name, check)
-        failed += not _passes("nothing is left", lambda: _nothing_left(compose))
+        failed += not _passes("nothing is left", lambda: _nothing_left(compose, volumes))
     print(f"{failed} failed" if failed else "all passed")
     return int(failed > 0)
 
@@ -174,17 +178,17 @@ def _absent(tried: Tried) -> str:
 
 def _files(tried: Tried) -> str:
     program = (
-        "import compileall, libs, pathlib, sys; "
-        "root = pathlib.Path(sys.prefix); "
-        "print(sum(not pathlib.Path(__import__('importlib.util').util.cache_from_source(str(file))).exists()"
-        " for file in root.rglob('site-packages/**/*.py')),"
-        " len(list(pathlib.Path(libs.__file__).parents[1].glob('*/tests'))))"
+        "import importlib.util as util, pathlib, sys\n"
+        "files = [*pathlib.Path(sys.prefix).rglob('site-packages/**/*.py')]\n"
+        "assert files\n"
+        "print(*[file for file in files if not pathlib.Path(util.cache_from_source(str(file))).exists()])\n"
+        "print(*[name for name in sys.argv[1:] if util.find_spec(f'{name}.tests')])"
     )
-    uncompiled, _tests = tried.run("python3", "-c", program).split()
+    found = tried.run("python3", "-c", program, "libs", *_all()).strip()
     writable = tried.run("sh", "-c", "touch /app/x /tmp/x 2>&1; find /app -writable ! -type l")
-    if uncompiled != "0" or writable.count("Read-only file system") != 2 or "\n/app" in writable:
-        raise Wrong(f"{uncompiled} modules are not compiled; {writable}")
-    return "bytecode compiled"
+    if found or writable.count("Read-only file system") != 2 or "\n/app" in writable:
+        raise Wrong(f"not compiled, or tests: {found}; {writable}")
+    return "all bytecode is compiled"
 
 
 def _unknown(tried: Tried) -> str:
@@ -241,6 +245,7 @@ def _system_checks(compose: Compose) -> list[tuple[str, Callable[[], str]]]:
         ("a database opens for its own service only", lambda: _own_databases(compose)),
         ("the gateway reaches neither data nor broker", lambda: _gateway_is_alone(compose)),
         ("no container may more than it must", lambda: _hardened(compose)),
+        ("whoever is on this machine may watch", lambda: _watched(compose)),
         ("a second compose-up changes nothing", lambda: _up_again(compose)),
         ("it comes back with its data", lambda: _back(compose)),
     ]
@@ -332,18 +337,38 @@ def _up_again(compose: Compose) -> str:
     return f"{len(before)} containers as they were"
 
 
+def _watched(compose: Compose) -> str:
+    """Hear of a registration over the published port, without a password."""
+
+    async def hear() -> str:
+        heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def note(event: Seen) -> None:
+            if not heard.done():
+                heard.set_result(event.type)
+
+        async with watching(f"nats://127.0.0.1:{compose.nats_port}", "auth.>", note):
+            await asyncio.to_thread(_post, compose, "users", {**USER, "email": "stays@example.org"})
+            async with asyncio.timeout(20):
+                return await heard
+
+    try:
+        return asyncio.run(hear())
+    except TimeoutError:
+        raise Wrong("nothing is heard") from None
+
+
 def _back(compose: Compose) -> str:
-    body = json.dumps({"login": "stays", "password": "a password", "email": "stays@example.org"}).encode()
-    place = compose.health_url.replace("health/", "")
-    _post(f"{place}users", body)
     compose.told("down", "--timeout", "45")
     _up(compose)
-    _post(f"{place}login", json.dumps({"login": "stays", "password": "a password"}).encode())
+    _post(compose, "login", USER)
     return "a user from before can log in"
 
 
-def _post(url: str, body: bytes) -> None:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - http on loopback
+def _post(compose: Compose, path: str, body: Mapping[str, str]) -> None:
+    url = compose.health_url.replace("health/", path)
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - http on loopback
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
             answer.read()
@@ -352,12 +377,12 @@ def _post(url: str, body: bytes) -> None:
             raise Wrong(f"POST {url}: {error.code} {error.read()!r}") from None
 
 
-def _nothing_left(compose: Compose) -> str:
+def _nothing_left(compose: Compose, volumes: str) -> str:
     label = f"label=com.docker.compose.project={compose.project}"
     left = [
         *compose.engine.told("ps", "--all", "--quiet", "--filter", label).split(),
         *compose.engine.told("network", "ls", "--quiet", "--filter", label).split(),
-        *compose.volumes(),
+        *(set(compose.engine.told("volume", "ls", "--quiet").split()) - set(volumes.split())),
     ]
     if left:
         raise Wrong(" ".join(left))

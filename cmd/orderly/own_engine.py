@@ -41,7 +41,8 @@ def engine_here(say: Say) -> Iterator[Engine]:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise CannotStart(complaint)
-    say(f"{complaint}. Starting one for this run")
+    say(complaint)
+    say("starting an engine of our own, for this run")
     install(PACKAGES)
     with tempfile.TemporaryDirectory(prefix="orderly-engine-") as folder, _daemon(Path(folder)) as engine:
         yield engine
