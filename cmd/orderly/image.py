@@ -22,8 +22,9 @@ from orderly.compose import Compose, ensure_secrets
 from orderly.contracts import current_version
 from orderly.engine import Engine, build_command
 from orderly.newman import ROOT, newman
-from orderly.own_engine import engine_here, images
+from orderly.own_engine import engine_here
 from orderly.services import NAMES
+from orderly.stand_ins import images
 from orderly.tail import Seen, watching
 
 TAG: Final = "orderly:test"
