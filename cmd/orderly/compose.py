@@ -157,7 +157,10 @@ def compose_up(engine: Engine, settings: Settings) -> int:
         print("building the image")
         engine.show(*build_command(IMAGE, base=os.environ.get("PYTHON_IMAGE")))
     print("starting the containers")
-    compose.show("up", "--detach", "--no-build", "--remove-orphans")
+    try:
+        compose.show("up", "--detach", "--no-build", "--remove-orphans")
+    except CannotStart:
+        raise CannotStart("not all started; `docker compose -f docker/compose.yaml logs` says more") from None
     compose.await_health(print)
     print(
         f"\nready {compose.health_url}\n\n"

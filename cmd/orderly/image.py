@@ -1,6 +1,5 @@
 """``test-image``: the image built, examined, and run as strictly as a cluster would; then the whole system from it."""
 
-import asyncio
 import contextlib
 import gzip
 import json
@@ -9,25 +8,22 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from libs.local.servers import CannotStart, free_port
-from orderly.compose import Compose, ensure_secrets
+from libs.local.servers import free_port
+from orderly.checks import TAG, Check, Wrong, passes, say
+from orderly.compose import Compose
+from orderly.compose_checks import nothing_left, removed, system_checks
 from orderly.contracts import current_version
 from orderly.engine import Engine, build_command
-from orderly.newman import ROOT, newman
+from orderly.newman import ROOT
 from orderly.own_engine import engine_here
 from orderly.services import NAMES
 from orderly.stand_ins import images
-from orderly.tail import Seen, watching
 
-TAG: Final = "orderly:test"
 COMPRESSED_AT_MOST: Final = 160_000_000
 HARDENED: Final = (
     *("--read-only", "--user", "10001:10001", "--cap-drop=ALL"),
@@ -39,12 +35,6 @@ ALONE: Final = {
     "FINGERPRINT_KEY": "a key for a service that is alone",
 }
 """Settings of a service that finds neither its database nor a broker: it waits for them, and lives."""
-
-USER: Final = {"login": "stays", "password": "a password"}
-
-
-class Wrong(Exception):
-    """What a check found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +52,8 @@ class Tried:
 def test_image() -> int:
     """Make every check, print a line for each; return the exit code. Raises `CannotStart` without an engine."""
     failed = 0
-    with engine_here(_say) as engine, tempfile.TemporaryDirectory(prefix="orderly-image-") as folder:
-        given = images(engine, _say)
+    with engine_here(say) as engine, tempfile.TemporaryDirectory(prefix="orderly-image-") as folder:
+        given = images(engine, say)
         base = given.pop("PYTHON_IMAGE")
         compose = Compose(
             engine,
@@ -74,36 +64,21 @@ def test_image() -> int:
             images={**given, "ORDERLY_IMAGE": TAG},
         )
         tried, volumes = Tried(engine, compose), engine.told("volume", "ls", "--quiet")
-        failed += not _passes("the Dockerfiles are clean", _hadolint)
-        if not _passes(f"the image builds on {base}", lambda: _build(engine, base)):
+        failed += not passes("the Dockerfiles are clean", _hadolint)
+        if not passes(f"the image builds on {base}", lambda: _build(engine, base)):
             return 1
         for name, check in (*_image_checks(tried), *((f"{name} runs alone", _alone(tried, name)) for name in _all())):
-            failed += not _passes(name, check)
-        with _removed(compose):
-            for name, check in _system_checks(compose):
-                failed += not _passes(name, check)
-        failed += not _passes("nothing is left", lambda: _nothing_left(compose, volumes))
+            failed += not passes(name, check)
+        with removed(compose):
+            for name, check in system_checks(compose):
+                failed += not passes(name, check)
+        failed += not passes("nothing is left", lambda: nothing_left(compose, volumes))
     print(f"{failed} failed" if failed else "all passed")
     return int(failed > 0)
 
 
 def _all() -> tuple[str, ...]:
     return (*NAMES, "gateway")
-
-
-def _say(sentence: str) -> None:
-    print(f"  {sentence}", flush=True)
-
-
-def _passes(name: str, check: Callable[[], str]) -> bool:
-    """Make a check and print a line about it."""
-    began = time.monotonic()
-    try:
-        mark, detail = "✓", check()
-    except (Wrong, CannotStart) as error:
-        mark, detail = "✗", str(error)
-    print(f"{mark} {name:<45} {time.monotonic() - began:5.1f} s  {detail}".rstrip(), flush=True)
-    return mark == "✓"
 
 
 def _hadolint() -> str:
@@ -121,7 +96,7 @@ def _build(engine: Engine, base: str) -> str:
     return engine.told("image", "inspect", "--format", "{{.Id}}", TAG)[:19]
 
 
-def _image_checks(tried: Tried) -> list[tuple[str, Callable[[], str]]]:
+def _image_checks(tried: Tried) -> list[tuple[str, Check]]:
     return [
         ("it is small", lambda: _size(tried.engine)),
         ("its user is a number", lambda: _user(tried)),
@@ -202,7 +177,7 @@ def _unknown(tried: Tried) -> str:
     return said.partition(":")[0]
 
 
-def _alone(tried: Tried, name: str) -> Callable[[], str]:
+def _alone(tried: Tried, name: str) -> Check:
     def check() -> str:
         variables = [part for item in ALONE.items() for part in ("--env", "=".join(item))]
         options = ["--publish", "127.0.0.1::8000", *HARDENED, *variables]
@@ -221,170 +196,10 @@ def _alone(tried: Tried, name: str) -> Callable[[], str]:
     return check
 
 
-def _answers(url: str, logs: Callable[[], str]) -> None:
+def _answers(url: str, logs: Check) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310 - http on loopback
             return
         time.sleep(0.1)
     raise Wrong(f"{url} does not answer:\n{logs()}")
-
-
-@contextmanager
-def _removed(compose: Compose) -> Iterator[None]:
-    """Remove the system at the end of the block, with its data."""
-    try:
-        yield
-    finally:
-        compose.told("down", "--volumes", "--timeout", "30")
-
-
-def _system_checks(compose: Compose) -> list[tuple[str, Callable[[], str]]]:
-    return [
-        ("Compose brings the system up", lambda: _up(compose)),
-        ("the Postman collection passes against it", lambda: _newman(compose)),
-        ("a database opens for its own service only", lambda: _own_databases(compose)),
-        ("the gateway reaches neither data nor broker", lambda: _gateway_is_alone(compose)),
-        ("no container may more than it must", lambda: _hardened(compose)),
-        ("whoever is on this machine may watch", lambda: _watched(compose)),
-        ("a second compose-up changes nothing", lambda: _up_again(compose)),
-        ("it comes back with its data", lambda: _back(compose)),
-    ]
-
-
-def _up(compose: Compose) -> str:
-    ensure_secrets(compose.folder)
-    compose.told("up", "--detach", "--no-build")
-    compose.await_health(_say)
-    return compose.health_url
-
-
-def _newman(compose: Compose) -> str:
-    report = compose.folder / "newman.json"
-    code = newman(compose.health_url.partition("/client")[0], *("--silent", "-r", "json"), *_export(report))
-    run = json.loads(report.read_text())["run"]
-    failures = [f"{one['source']['name']}: {one['error']['message']}" for one in run["failures"]]
-    if code != 0 or failures:
-        raise Wrong("\n".join([f"newman ended with {code}", *failures]))
-    return f"{run['stats']['requests']['total']} requests, {run['stats']['assertions']['total']} assertions"
-
-
-def _export(report: Path) -> tuple[str, str]:
-    return "--reporter-json-export", str(report)
-
-
-def _own_databases(compose: Compose) -> str:
-    program = (
-        "import asyncio, asyncpg, os, sys\n"
-        "url = os.environ['DATABASE_URL'].rpartition('/')[0]\n"
-        "async def opens(name):\n"
-        "    try: await (await asyncpg.connect(f'{url}/{name}')).close()\n"
-        "    except asyncpg.InsufficientPrivilegeError: return False\n"
-        "    return True\n"
-        "print(*[name for name in sys.argv[1:] if asyncio.run(opens(name))])"
-    )
-    for name in NAMES:
-        opened = compose.told("exec", "-T", name, "python3", "-c", program, *NAMES, "postgres", "template1")
-        if opened != name:
-            raise Wrong(f"{name} opens {opened}")
-    return f"{len(NAMES)} services, {len(NAMES) + 2} databases"
-
-
-def _gateway_is_alone(compose: Compose) -> str:
-    program = (
-        "import socket, sys\n"
-        "def reached(host, port):\n"
-        "    try: socket.create_connection((host, int(port)), 2).close()\n"
-        "    except OSError: return False\n"
-        "    return True\n"
-        "print(*[place for place in sys.argv[1:] if reached(*place.split(':'))])"
-    )
-    places = ("postgres:5432", "nats:4222", "auth:8000")
-    reached = compose.told("exec", "-T", "gateway", "python3", "-c", program, *places)
-    if reached != "auth:8000":
-        raise Wrong(f"it reaches {reached}")
-    return "it reaches the services"
-
-
-def _hardened(compose: Compose) -> str:
-    containers = compose.told("ps", "--all", "--quiet").split()
-    for one in json.loads(compose.engine.told("inspect", *containers)):
-        host, name = one["HostConfig"], one["Name"]
-        published = {bind["HostIp"] for binds in (host["PortBindings"] or {}).values() for bind in binds}
-        strict = (
-            host["ReadonlyRootfs"]
-            and host["CapDrop"] == ["ALL"]
-            and not host["CapAdd"]
-            and host["Memory"] > 0
-            and any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
-            and published <= {"127.0.0.1"}
-        )
-        if not strict:
-            raise Wrong(f"{name}: {host}")
-    return f"{len(containers)} containers"
-
-
-def _started(compose: Compose) -> dict[str, str]:
-    containers = compose.told("ps", "--quiet").split()
-    lines = compose.engine.told("inspect", "--format", "{{.Name}} {{.Id}} {{.State.StartedAt}}", *containers)
-    return dict(line.split(" ", 1) for line in lines.splitlines())
-
-
-def _up_again(compose: Compose) -> str:
-    before, secrets = _started(compose), (compose.folder / ".env").read_text()
-    _up(compose)
-    if _started(compose) != before or (compose.folder / ".env").read_text() != secrets:
-        raise Wrong(f"{before} became {_started(compose)}")
-    return f"{len(before)} containers as they were"
-
-
-def _watched(compose: Compose) -> str:
-    """Hear of a registration over the published port, without a password."""
-
-    async def hear() -> str:
-        heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        def note(event: Seen) -> None:
-            if not heard.done():
-                heard.set_result(event.type)
-
-        async with watching(f"nats://127.0.0.1:{compose.nats_port}", "auth.>", note):
-            await asyncio.to_thread(_post, compose, "users", {**USER, "email": "stays@example.org"})
-            async with asyncio.timeout(20):
-                return await heard
-
-    try:
-        return asyncio.run(hear())
-    except TimeoutError:
-        raise Wrong("nothing is heard") from None
-
-
-def _back(compose: Compose) -> str:
-    compose.told("down", "--timeout", "45")
-    _up(compose)
-    _post(compose, "login", USER)
-    return "a user from before can log in"
-
-
-def _post(compose: Compose, path: str, body: Mapping[str, str]) -> None:
-    url = compose.health_url.replace("health/", path)
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - http on loopback
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
-            answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            raise Wrong(f"POST {url}: {error.code} {error.read()!r}") from None
-
-
-def _nothing_left(compose: Compose, volumes: str) -> str:
-    label = f"label=com.docker.compose.project={compose.project}"
-    left = [
-        *compose.engine.told("ps", "--all", "--quiet", "--filter", label).split(),
-        *compose.engine.told("network", "ls", "--quiet", "--filter", label).split(),
-        *(set(compose.engine.told("volume", "ls", "--quiet").split()) - set(volumes.split())),
-    ]
-    if left:
-        raise Wrong(" ".join(left))
-    return "no container, network or volume"
