@@ -59,6 +59,18 @@ move-database *args: (_setup "local")
 rotate-keys *args: (_setup "local")
     @exec .venv/bin/orderly rotate-keys {{ args }}
 
+# Run the system in containers, with PostgreSQL: builds the image, starts everything, waits until it is well
+[group('run')]
+[no-exit-message]
+compose-up: (_setup "local")
+    @exec .venv/bin/orderly compose-up
+
+# Stop and remove the containers of compose-up: compose-down [--data], which deletes what they kept, too
+[group('run')]
+[no-exit-message]
+compose-down *args: (_setup "local")
+    @exec .venv/bin/orderly compose-down {{ args }}
+
 # Delete the data, the logs and the keys of `run` and `demo`
 [group('run')]
 clean:
@@ -120,6 +132,12 @@ mutate *args: (_setup "dev")
 [no-exit-message]
 newman *args: (_setup "dev")
     @exec .venv/bin/orderly newman {{ args }}
+
+# Build the image and examine it, and the system that runs from it; without an engine, on Debian as root, with its own
+[group('check')]
+[no-exit-message]
+test-image: (_setup "dev")
+    @exec .venv/bin/orderly test-image
 
 # Rewrite what lint can mend
 [group('develop')]

@@ -3,20 +3,23 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 from auth import rotation
 from auth.settings import KeySettings
 from libs.local.servers import CannotStart
 from orderly import cluster_run
 from orderly.audit import command as auditing
+from orderly.compose import compose_down, compose_up
 from orderly.contracts import current_version, write_contracts
 from orderly.credentials import key_files
 from orderly.dead import add_parser as add_dead
 from orderly.dead import dead
 from orderly.demo import demo
+from orderly.engine import find_engine
 from orderly.flow_view import trace
+from orderly.image import test_image
 from orderly.moving import add_parser as add_moving
 from orderly.moving import move
 from orderly.new_service import add_parser as add_new_service
@@ -35,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     settings = Settings.from_environment()
     try:
-        raise SystemExit(_perform(given, settings))
+        performed = COMMANDS[given.command](given, settings)
+        raise SystemExit(performed if isinstance(performed, int) else asyncio.run(performed))
     except CannotStart as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
@@ -43,31 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _perform(given: argparse.Namespace, settings: Settings) -> int:
-    match given.command:
-        case "contracts":
-            return _contracts(given)
-        case "new-service":
-            return new_service(given)
-        case "trace":
-            return trace(given.fact, mermaid=given.mermaid, write=given.write)
-        case "pictures":
-            return pictures(everything=given.all)
-        case "rotate-keys":
-            private, public = key_files(settings.data_dir / "keys")
-            return rotation.perform(given, KeySettings(jwt_private_key=private, jwt_public_keys=public))
-        case "up" | "down":
-            return _cluster(given, settings.minikube_profile)
-        case "newman":
-            return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
-        case _:
-            return asyncio.run(_work(given, settings))
+def _run(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int]:
+    plan = Plan.of(settings, database=given.database, replicas=given.replicas)
+    return run(plan, reload=given.reload)
 
 
-def _cluster(given: argparse.Namespace, profile: str) -> int:
-    if given.command == "up":
-        return cluster_run.up(profile, dry_run=given.dry_run, only_keys=given.only_keys)
-    return cluster_run.down(profile, data=given.data, dry_run=given.dry_run)
+def _tail(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int]:
+    return tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject)
+
+
+def _newman(given: argparse.Namespace, settings: Settings) -> int:
+    return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
+
+
+def _rotate_keys(given: argparse.Namespace, settings: Settings) -> int:
+    private, public = key_files(settings.data_dir / "keys")
+    return rotation.perform(given, KeySettings(jwt_private_key=private, jwt_public_keys=public))
+
+
+def _up(given: argparse.Namespace, settings: Settings) -> int:
+    return cluster_run.up(settings.minikube_profile, dry_run=given.dry_run, only_keys=given.only_keys)
+
+
+def _down(given: argparse.Namespace, settings: Settings) -> int:
+    return cluster_run.down(settings.minikube_profile, data=given.data, dry_run=given.dry_run)
 
 
 def _contracts(given: argparse.Namespace) -> int:
@@ -83,24 +86,27 @@ def _contracts(given: argparse.Namespace) -> int:
     return 0
 
 
-def _work(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int]:
-    """Begin what takes a while."""
-    match given.command:
-        case "run":
-            plan = Plan.of(settings, database=given.database, replicas=given.replicas)
-            return run(plan, reload=given.reload)
-        case "demo":
-            return demo(Plan.of(settings, database="sqlite"))
-        case "tail":
-            return tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject)
-        case "audit":
-            return auditing.perform(given, settings)
-        case "migrate":
-            return migrate_all(Plan.of(settings, database=given.database))
-        case "move-database":
-            return move(given, settings)
-        case _:
-            return dead(given, settings)
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Settings], int | Coroutine[Any, Any, int]]]] = {
+    "run": _run,
+    "demo": lambda _given, settings: demo(Plan.of(settings, database="sqlite")),
+    "tail": _tail,
+    "audit": auditing.perform,
+    "dead": dead,
+    "migrate": lambda given, settings: migrate_all(Plan.of(settings, database=given.database)),
+    "move-database": move,
+    "rotate-keys": _rotate_keys,
+    "compose-up": lambda _given, settings: compose_up(find_engine(), settings),
+    "compose-down": lambda given, settings: compose_down(find_engine(), settings, data=given.data),
+    "test-image": lambda _given, _settings: test_image(),
+    "up": _up,
+    "down": _down,
+    "newman": _newman,
+    "contracts": lambda given, _settings: _contracts(given),
+    "trace": lambda given, _settings: trace(given.fact, mermaid=given.mermaid, write=given.write),
+    "pictures": lambda given, _settings: pictures(everything=given.all),
+    "new-service": lambda given, _settings: new_service(given),
+}
+"""What each command does: at once, or while an event loop runs. Returns the exit code."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_argument("base_url", nargs="?", help="where the gateway is; the one of `run` by default")
     asking.add_argument("extra", nargs="*", help="further arguments for newman, after --")
     _add_cluster(commands)
+    _add_containers(commands)
     return parser
 
 
@@ -157,6 +164,13 @@ def _add_cluster(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     removing = commands.add_parser("down", help="remove the system from minikube; its data stays")
     removing.add_argument("--data", action="store_true", help="remove volumes, secrets and namespaces, too")
     removing.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+
+
+def _add_containers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    commands.add_parser("compose-up", help="run the whole system in containers, with PostgreSQL")
+    ending = commands.add_parser("compose-down", help="stop and remove the containers of compose-up")
+    ending.add_argument("--data", action="store_true", help="delete what they kept, and their passwords and keys, too")
+    commands.add_parser("test-image", help="build the image and examine it, and the system that runs from it")
 
 
 def _replicas(text: str) -> int:
