@@ -85,7 +85,7 @@ def lay(fuse: Fuse) -> None:
         fuse.reach("marked", _publishing.get())
         marked(self, *arguments)
 
-    OwnStream.marked = marking  # type: ignore[method-assign,assignment] # likewise
+    OwnStream.marked = marking  # type: ignore[method-assign,assignment] # a wrapper, as everything here
     around(Consumer, "_commit", before=_note_what_is_handled)
     around(_Delivery, "ack", before=lambda delivery: fuse.reach("acknowledging", kind_of(delivery)))
     acknowledge = _Delivery.ack
@@ -96,7 +96,7 @@ def lay(fuse: Fuse) -> None:
             await self._pull._client.flush()
             fuse.reach("acknowledged", kind_of(self))
 
-    _Delivery.ack = acknowledging  # type: ignore[method-assign] # likewise
+    _Delivery.ack = acknowledging  # type: ignore[method-assign] # a wrapper, as everything here
     around(Awaited, "outcome", before=lambda *_: fuse.reach(AWAITING))
     around(Running, "_finish", before=lambda *_: fuse.reach(STOPPING))
 

@@ -455,6 +455,7 @@ OTHERS: Final = {
     "PGPASSWORD",  # libpq's
     "NATS_PASSWORD_<USER>",  # the broker's own, in access.conf
     "<SERVICE>_DATABASE_URL",
+    *("ORDERLY_IMAGE", "PYTHON_IMAGE", "NATS_IMAGE", "POSTGRES_IMAGE", "SSL_CERT_FILE"),  # Compose's, and the build's
 }
 
 
