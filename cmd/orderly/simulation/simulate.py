@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from orderly.simulation.nature import nature
 from orderly.simulation.storage import Disk, make_disks
 from orderly.simulation.stories import Story, Telling
 from orderly.simulation.weather import Weather
-from orderly.simulation.world import World, services
+from orderly.simulation.world import World, services, stretched
 
 QUIET_WITHIN_S: Final = 240.0
 """How long, in imagined seconds, everything may take to settle once nothing goes wrong any more."""
@@ -51,7 +52,7 @@ class Theatre:
         loop = Loop(chance)
         for disk in self._disks.values():
             disk.wipe()
-        with nature(loop.time, chance):
+        with nature(loop.time, chance), stretched():
             lines = _preface(story) if trace else []
             with _logs_to(loop, lines if trace else None):
                 try:
@@ -113,7 +114,7 @@ def _logs_to(loop: Loop, trace: list[str] | None) -> Iterator[None]:
         raise structlog.DropEvent
 
     before = structlog.get_config()
-    level = 60 if trace is None else 20
+    level = logging.CRITICAL if trace is None else logging.INFO
     structlog.configure(
         processors=[note],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -30,14 +30,15 @@ class Disk:
         self.writer = _engine(path, "BEGIN IMMEDIATE")
         self.reader = _engine(path, "BEGIN")
         self.lock = asyncio.Lock()
+        self.changes = 0
+        """How many transactions have changed something."""
         self._tables = [table.name for table in (*tables.sorted_tables, *MESSAGING.sorted_tables)]
         self._looking = sqlite3.connect(path, isolation_level=None)
 
     def wipe(self) -> None:
         """Begin anew."""
-        self.writer.dispose()
-        self.reader.dispose()
         self.lock = asyncio.Lock()
+        self.changes = 0
         self._looking.execute("begin immediate")
         for table in reversed(self._tables):
             self._looking.execute(f"delete from {table}")  # noqa: S608 - the tables' own names
@@ -73,10 +74,13 @@ class SimulatedDatabase(Database):
         self._perhaps_away(self._weather.busy)
         async with self._disk.lock:
             with self._disk.writer.connect() as connection:
+                raw: Any = connection.connection.driver_connection
+                before = raw.total_changes
                 yield _Inline(connection, self._weather)
                 await self._weather.step()
                 self._perhaps_away(self._weather.busy)
                 connection.commit()
+                self._disk.changes += raw.total_changes > before
         await self._weather.step()
         self._perhaps_away(self._weather.lost_commit)
 
