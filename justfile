@@ -62,6 +62,12 @@ test *args: (_setup "dev")
 prove *args: (_setup "dev")
     @exec {{ python }} -m pytest -n auto --dist worksteal -m prove {{ args }}
 
+# Tell stories of the whole system in one process, each from its seed: simulate [--stories N] [--first N] [--seed N] [--verbose]
+[group('check')]
+[no-exit-message]
+simulate *args: (_setup "dev")
+    @exec .venv/bin/orderly simulate {{ args }}
+
 # Check style and types
 [group('check')]
 [no-exit-message]

@@ -19,6 +19,7 @@ from orderly.newman import ROOT, newman
 from orderly.releases import CannotRelease, release
 from orderly.run import run
 from orderly.settings import Settings
+from orderly.simulation.options import add_parser as add_simulate
 from orderly.system import Plan, migrate_all
 from orderly.tail import tail
 
@@ -47,6 +48,10 @@ def _perform(given: argparse.Namespace, settings: Settings) -> int:
             return rotation.perform(given, KeySettings(jwt_private_key=private, jwt_public_keys=public))
         case "newman":
             return newman(given.base_url or f"http://127.0.0.1:{settings.gateway_port}", *given.extra)
+        case "simulate":
+            from orderly.simulation.simulate import simulate  # noqa: PLC0415 - loads every service
+
+            return simulate(given)
         case _:
             return asyncio.run(_work(given, settings))
 
@@ -101,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     migrating.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
 
     add_dead(commands)
+    add_simulate(commands)
     writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
     writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")
     writing.add_argument("version", nargs="?", help="the version to release; that of the project by default")

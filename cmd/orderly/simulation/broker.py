@@ -1,6 +1,5 @@
 """The way to the broker in a story: `MemoryBus` with the weather between it and its process."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from libs.contracts import stream_of
@@ -47,7 +46,7 @@ class SimulatedBus(MemoryBus):
             raise BusUnavailable("the story has it that the confirmation was lost")
         return sequences
 
-    async def subscribe(self, durable: Durable) -> "_Tampered":
+    async def subscribe(self, durable: Durable) -> "_Tampered":  # type: ignore[override] # both are subscriptions
         """See `Bus`."""
         return _Tampered(await super().subscribe(durable), self._weather)
 
@@ -113,9 +112,10 @@ class _Acknowledging:
         self.attempt = inner.attempt
 
     async def ack(self) -> None:
-        await asyncio.sleep(0)
+        await self._weather.step()
         if not self._weather.happens(self._weather.lost_ack):
             await self._inner.ack()
+        await self._weather.step()
 
     async def nak(self, delay_s: float) -> None:
         await self._inner.nak(delay_s)

@@ -7,12 +7,13 @@ and before any task, then one of the tasks that can go on is chosen. When none c
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from random import Random
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 STEP_S: Final = 20e-6
 """What a step takes, at most: code is not infinitely fast, and moments tell what came first."""
@@ -25,6 +26,10 @@ class Owner(Protocol):
 
     def about_to_step(self) -> None:
         """Take note before each step; it may be killed here."""
+        ...
+
+    def at_boundary(self) -> None:
+        """Take note of what is about to become true, or just has; it may be killed here."""
         ...
 
 
@@ -46,12 +51,17 @@ class Loop(asyncio.AbstractEventLoop):
         self.complaints: list[str] = []
         """What tasks and futures failed with that nobody asked them about."""
 
+    @classmethod
+    def of(cls, chance: Random) -> Self:
+        """Make one; mypy takes a class that leaves out parts of asyncio's interface for an abstract one."""
+        return cls(chance)
+
     def time(self) -> float:
         """Seconds since the story began."""
         return self._now
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """See asyncio."""
         handle = asyncio.Handle(callback, args, self, context)
@@ -59,7 +69,7 @@ class Loop(asyncio.AbstractEventLoop):
         return handle
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """See asyncio."""
         handle = asyncio.TimerHandle(when, callback, args, self, context)
@@ -68,7 +78,7 @@ class Loop(asyncio.AbstractEventLoop):
         return handle
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """See asyncio."""
         return self.call_at(self._now + delay, callback, *args, context=context)
@@ -98,7 +108,7 @@ class Loop(asyncio.AbstractEventLoop):
             future.set_exception(error)
         return future
 
-    def run_until_complete(self, future: "Generator[Any, None, T] | Coroutine[Any, Any, T] | Any") -> T:
+    def run_until_complete(self, future: Coroutine[Any, Any, T]) -> T:  # type: ignore[override] # coroutines are all it is given
         """Run until the coroutine has ended; return its result. Raises RuntimeError when nothing can go on."""
         asyncio._set_running_loop(self)  # noqa: SLF001 - asyncio's own documented way for those who implement loops
         try:
@@ -149,7 +159,7 @@ class Loop(asyncio.AbstractEventLoop):
             if not handle.cancelled():
                 handle._run()  # noqa: SLF001 - as above
 
-    def _enqueue(self, handle: asyncio.Handle, callback: Callable[..., object]) -> None:
+    def _enqueue(self, handle: asyncio.Handle, callback: object) -> None:
         of_a_task = isinstance(getattr(callback, "__self__", None), asyncio.Task)
         (self._tasks if of_a_task else self._callbacks).append(handle)
 
@@ -157,7 +167,7 @@ class Loop(asyncio.AbstractEventLoop):
         """Be told by a timer that is cancelled: it stays in the heap until its time has come."""
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """See asyncio; nobody here has threads."""
         return self.call_soon(callback, *args, context=context)
@@ -184,5 +194,3 @@ class Loop(asyncio.AbstractEventLoop):
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's signature
         """See asyncio."""
         del timeout
-
-

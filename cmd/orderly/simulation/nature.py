@@ -4,7 +4,7 @@ The project's modules are given others of these names while a story is told, and
 them knows of it, and nothing outside them is touched.
 """
 
-import datetime as calendar
+import datetime as dt
 import os
 import sys
 import time
@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from libs import ids
 
-BEGINNING: Final = calendar.datetime(2026, 1, 1, tzinfo=calendar.UTC)
+BEGINNING: Final = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 _BEGINNING_S: Final = int(BEGINNING.timestamp())
 _PACKAGES: Final = ("libs", "auth", "billing", "notifications", "orders", "profiles")
 
 
 class _Moment(type):
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, calendar.datetime)
+        return isinstance(instance, dt.datetime)
 
 
 class _Stand:
@@ -41,7 +41,7 @@ class _Stand:
 def nature(now: Callable[[], float], chance: Random) -> Iterator[None]:
     """Have the project's modules ask `now` (seconds since the beginning) for the time, and `chance` for bytes."""
     replaced: dict[int, Any] = {
-        id(calendar.datetime): _datetime(now),
+        id(dt.datetime): _datetime(now),
         id(time): _Stand(
             time,
             time=lambda: _BEGINNING_S + now(),
@@ -55,7 +55,7 @@ def nature(now: Callable[[], float], chance: Random) -> Iterator[None]:
     counter = ids._last  # noqa: SLF001 - the one thing that a process remembers from id to id
     ids._last = 0  # noqa: SLF001 - as above
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in _PACKAGES and module is not None and ".tests" not in name:
+        if name.partition(".")[0] in _PACKAGES and ".tests" not in name:
             for attribute, value in list(vars(module).items()):
                 if id(value) in replaced:
                     changed.append((module, attribute, value))
@@ -69,17 +69,17 @@ def nature(now: Callable[[], float], chance: Random) -> Iterator[None]:
 
 
 def _datetime(now: Callable[[], float]) -> Any:
-    class Datetime(calendar.datetime, metaclass=_Moment):
+    class Datetime(dt.datetime, metaclass=_Moment):
         @classmethod
-        def now(cls, tz: calendar.tzinfo | None = None) -> Any:
-            return (BEGINNING + calendar.timedelta(seconds=now())).astimezone(tz)
+        def now(cls, tz: dt.tzinfo | None = None) -> Any:
+            return (BEGINNING + dt.timedelta(seconds=now())).astimezone(tz)
 
         @classmethod
-        def fromtimestamp(cls, timestamp: float, tz: calendar.tzinfo | None = None) -> Any:
-            return calendar.datetime.fromtimestamp(timestamp, tz)
+        def fromtimestamp(cls, timestamp: float, tz: dt.tzinfo | None = None) -> Any:
+            return dt.datetime.fromtimestamp(timestamp, tz)
 
         @classmethod
-        def fromisoformat(cls, text: str) -> Any:  # type: ignore[override] # the plain type, not this one
-            return calendar.datetime.fromisoformat(text)
+        def fromisoformat(cls, text: str) -> Any:
+            return dt.datetime.fromisoformat(text)
 
     return Datetime

@@ -1,4 +1,4 @@
-"""Tell stories: `just simulate [--stories N] [--seed N] [--verbose]`."""
+"""Tell stories: `just simulate [--stories N] [--first N] [--seed N] [--verbose]`."""
 
 import argparse
 import asyncio
@@ -6,7 +6,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ from orderly.simulation.world import World, services, stretched
 
 QUIET_WITHIN_S: Final = 240.0
 """How long, in imagined seconds, everything may take to settle once nothing goes wrong any more."""
+
+SHOWN_EVERY_S: Final = 2.0
 
 
 @dataclass(slots=True)
@@ -49,14 +51,16 @@ class Theatre:
         """Tell the story of a seed. With `trace`, note every step that a reader may want to see; the same happens."""
         story = Story.of(seed)
         chance = Random(f"course {seed}")  # noqa: S311 - chance here is to be the same again
-        loop = Loop(chance)
+        loop = Loop.of(chance)
         for disk in self._disks.values():
             disk.wipe()
         with nature(loop.time, chance), stretched():
             lines = _preface(story) if trace else []
             with _logs_to(loop, lines if trace else None):
                 try:
-                    found = loop.run_until_complete(self._told(story, loop, chance, lines if trace else None))
+                    found: list[str] = loop.run_until_complete(
+                        self._told(story, loop, chance, lines if trace else None)
+                    )
                 finally:
                     loop.finish()
         return Told(seed, found, loop.steps, loop.time(), chance.random(), lines)
@@ -105,7 +109,7 @@ def _preface(story: Story) -> list[str]:
 def _logs_to(loop: Loop, trace: list[str] | None) -> Iterator[None]:
     """Have the services' own logs in the trace, or nowhere."""
 
-    def note(_logger: Any, level: str, event: dict[str, Any]) -> str:
+    def note(_logger: Any, level: str, event: MutableMapping[str, Any]) -> str:
         owner = OWNER.get()
         who = getattr(owner, "name", "")
         said = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("event", "trace_ids"))
@@ -139,14 +143,6 @@ def theatre() -> Iterator[Theatre]:
                 disk.close()
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Say what `orderly simulate` takes."""
-    parser.add_argument("--stories", type=int, default=1000, metavar="N", help="how many stories to tell")
-    parser.add_argument("--seed", type=int, default=None, metavar="N", help="tell the story of this seed, and only it")
-    parser.add_argument("--first", type=int, default=1, metavar="N", help="the seed of the first of several stories")
-    parser.add_argument("--verbose", action="store_true", help="show every step")
-
-
 def simulate(given: argparse.Namespace) -> int:
     """Tell stories until one fails; say which, what was wrong, and how it came to that."""
     with theatre() as stage:
@@ -157,13 +153,20 @@ def simulate(given: argparse.Namespace) -> int:
             told = stage.tell(seed)
             if told.violations:
                 return _report(stage.tell(seed, trace=True), verbose=True)
-            if time.monotonic() - shown > 1 or number == given.stories:
+            if time.monotonic() - shown > SHOWN_EVERY_S or number == given.stories:
                 shown = time.monotonic()
-                rate = number / (shown - started)
-                sys.stdout.write(f"\r{number} of {given.stories} stories, {rate:.1f} a second")
-                sys.stdout.flush()
-    sys.stdout.write(": every invariant holds\n")
+                _progress(f"{number} of {given.stories} stories, {number / (shown - started):.1f} a second")
+    print("every invariant holds")
     return 0
+
+
+def _progress(text: str) -> None:
+    """Show how far it is: in one line to a person, in one after the other to a file."""
+    if sys.stdout.isatty():
+        sys.stdout.write(f"\r{text} ")
+        sys.stdout.flush()
+    else:
+        print(text, flush=True)
 
 
 def _report(told: Told, *, verbose: bool) -> int:
@@ -176,14 +179,3 @@ def _report(told: Told, *, verbose: bool) -> int:
     print(f"\nseed {told.seed} fails after {seconds} (again: just simulate --seed {told.seed} --verbose)")
     print("\n".join(f"  {violation}" for violation in told.violations))
     return 1
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a program of its own."""
-    parser = argparse.ArgumentParser(prog="simulate")
-    add_options(parser)
-    return simulate(parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -3,9 +3,9 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from libs.money import format_minor
 from libs.web.identity import Caller
@@ -106,7 +106,9 @@ def _deeds(chance: Random, people: Sequence[str], *, first: bool, count: int) ->
             add(who, "deposit", 100 * chance.randint(20, 90) + len(deeds))
     for _ in range(chance.randint(3, 9)):
         who, what = chance.choice(people), chance.choice(_DEEDS)
-        earlier = [deed.number for deed in deeds if deed.who == who and deed.what not in ("register", "again", "profile")]
+        earlier = [
+            deed.number for deed in deeds if deed.who == who and deed.what not in ("register", "again", "profile")
+        ]
         if earlier and chance.random() < 0.15:
             add(who, chance.choice(("again", "other")), of=chance.choice(earlier))
         elif what == "cancel":
@@ -120,7 +122,9 @@ def _deeds(chance: Random, people: Sequence[str], *, first: bool, count: int) ->
     return deeds
 
 
-_EVENTS: Final = ("crash",) * 8 + ("stop",) * 2 + ("broker away",) * 2 + ("cut off",) * 2 + ("restored", "wiped", "deleted")
+_EVENTS: Final = (
+    ("crash",) * 8 + ("stop",) * 2 + ("broker away",) * 2 + ("cut off",) * 2 + ("restored", "wiped", "deleted")
+)
 
 
 def _events(chance: Random) -> list[Event]:
@@ -181,7 +185,7 @@ class Telling:
         for _ in range(6):
             if order.answer is not None:
                 break
-            listed = await self._once(order, "orders", "GET", "/orders", {}, None, who)
+            listed = await self._once(order, Asked("orders", "GET", "/orders"), None, who)
             for item in listed.body["items"] if listed and listed.status == 200 else ():
                 if item["description"] == f"thing {order.number}":
                     return str(item["id"])
@@ -192,15 +196,13 @@ class Telling:
         self, deed: Deed, who: Caller | None, *, like: Deed | None = None, order_id: str | None = None
     ) -> None:
         """Send a request until it is answered, as a client does that does not know what became of it."""
-        service, method, path, body = _request(like or deed, order_id)
-        key = (like or deed).key
-        if like is not None and like is not deed and "amount" in body:
-            body = {"amount": format_minor(like.amount_minor + 100)}
-        elif like is not None and like is not deed:
-            body = {**body, "description": "another thing"} if "price" in body else {**body, "body": "other"}
+        asked = _asked(like or deed, order_id)
+        key = (like or deed).key if asked.method == "POST" else None
+        if like is not None and like is not deed:
+            asked = _with_another_body(asked, like)
         for _ in range(TRIES):
             deed.sent = True
-            answer = await self._once(deed, service, method, path, body, key if method == "POST" else None, who)
+            answer = await self._once(deed, asked, key, who)
             if answer is None:
                 deed.unanswered = True
             else:
@@ -211,23 +213,21 @@ class Telling:
                     return
             await asyncio.sleep(0.5)
 
-    async def _once(
-        self, deed: Deed, service: str, method: str, path: str, body: Any, key: str | None, who: Caller | None
-    ) -> Answered | None:
+    async def _once(self, deed: Deed, asked: "Asked", key: str | None, who: Caller | None) -> Answered | None:
         """Ask one of the processes that are there; None when there is no answer."""
-        ready = [one for one in self.world.processes[service] if one.alive and not one.stopping]
+        ready = [one for one in self.world.processes[asked.service] if one.alive and not one.stopping]
         if not ready:
             return Answered(503, {"slug": "unavailable"})
         self._turn += 1
         process = ready[self._turn % len(ready)]
-        self.world.note(deed.who, f"{deed}: {method} {path} {json.dumps(body) if body else ''} at {process.name}")
-        task = process.ask(method, path, json.dumps(body).encode(), key, who)
+        self.world.note(deed.who, f"{deed}: {asked} at {process.name}")
+        task = process.ask(asked.method, asked.path, json.dumps(asked.body).encode(), key, who)
         await asyncio.wait({task})
         if task.cancelled() or self.world.weather.happens(self.world.weather.lost_answer):
             self.world.note(deed.who, f"{deed}: gets no answer")
             return None
         answer = task.result()
-        if method != "GET":
+        if asked.method != "GET":
             self.world.note(deed.who, f"{deed}: {answer.status} {json.dumps(answer.body)}")
         return answer
 
@@ -252,7 +252,10 @@ class Telling:
                 await self._lose_broker(event)
 
     async def _crash(self, process: Process, event: Event) -> None:
-        process.dies_after = event.number
+        if event.number % 2:
+            process.dies_at = event.number // 6
+        else:
+            process.dies_after = event.number
         await asyncio.sleep(0.5)
         if process.alive and not process.stopping:
             process.crash()
@@ -284,23 +287,47 @@ class Telling:
             process.bus.come_back()
 
 
-def _request(deed: Deed, order_id: str | None) -> tuple[str, str, str, dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request."""
+
+    service: str
+    method: str
+    path: str
+    body: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}{f' {json.dumps(self.body)}' if self.body else ''}"
+
+
+def _asked(deed: Deed, order_id: str | None) -> Asked:
+    number, who = deed.number, deed.who
     money = {"amount": format_minor(deed.amount_minor)}
     match deed.what:
         case "register":
-            body = {"login": deed.who, "password": "secret", "email": f"{deed.who}@example.org"}
-            return "auth", "POST", "/users", body
+            body = {"login": who, "password": "secret", "email": f"{who}@example.org"}
+            asked = Asked("auth", "POST", "/users", body)
         case "deposit":
-            return "billing", "POST", "/billing/deposits", money
+            asked = Asked("billing", "POST", "/billing/deposits", money)
         case "withdraw":
-            return "billing", "POST", "/billing/withdrawals", money
+            asked = Asked("billing", "POST", "/billing/withdrawals", money)
         case "order":
-            body = {"price": format_minor(deed.amount_minor), "description": f"thing {deed.number}"}
-            return "orders", "POST", "/orders", body
+            body = {"price": money["amount"], "description": f"thing {number}"}
+            asked = Asked("orders", "POST", "/orders", body)
         case "cancel":
-            return "orders", "POST", f"/orders/{order_id}/cancel", {}
+            asked = Asked("orders", "POST", f"/orders/{order_id}/cancel")
         case "profile":
-            body = {"email": f"{deed.who}.{deed.number}@example.org", "first_name": f"{deed.who} {deed.number}"}
-            return "profiles", "PUT", f"/profiles/{deed.who}", body
+            body = {"email": f"{who}.{number}@example.org", "first_name": f"{who} {number}"}
+            asked = Asked("profiles", "PUT", f"/profiles/{who}", body)
         case _:
-            return "notifications", "POST", "/notifications", {"subject": f"note {deed.number}", "body": "to myself"}
+            body = {"subject": f"note {number}", "body": "to myself"}
+            asked = Asked("notifications", "POST", "/notifications", body)
+    return asked
+
+
+def _with_another_body(asked: Asked, deed: Deed) -> Asked:
+    """Change what a request says, but not the number by which its effect is known."""
+    if "amount" in asked.body:
+        return replace(asked, body={"amount": format_minor(deed.amount_minor + 100)})
+    other = "description" if "price" in asked.body else "body"
+    return replace(asked, body={**asked.body, other: "something else"})

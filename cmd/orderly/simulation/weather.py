@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass, fields
 from random import Random
 
+from orderly.simulation.loop import OWNER
+
 
 @dataclass(slots=True)
 class Weather:
@@ -68,5 +70,11 @@ class Weather:
         return likely > 0 and self.chance.random() < likely
 
     async def step(self) -> None:
-        """Let others get their turn; now and then, for a while."""
+        """Pass a boundary: a transaction begins, commits, has committed; a message is sent, taken, acknowledged.
+
+        Others get their turn; now and then, for a while. Whoever is to be killed at a boundary is killed here.
+        """
+        owner = OWNER.get()
+        if owner is not None:
+            owner.at_boundary()
         await asyncio.sleep(0.3 * self.chance.random() ** 3 if self.happens(self.slow) else 0)

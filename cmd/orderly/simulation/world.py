@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 import auth.api
 import auth.credentials
-import libs.service
+from libs import service as running
 from libs.errors import Refusal, not_found, unavailable
 from libs.messaging import awaiting
 from libs.messaging.bus import BusUnavailable
@@ -30,7 +30,7 @@ from libs.tracing import Trace
 from libs.web.app import REQUEST_TIMEOUT_S
 from libs.web.identity import Caller
 from libs.web.problems import STATUSES
-from libs.web.routes import Call, Route
+from libs.web.routes import Call, Edge, Route
 from orderly.services import SERVICES
 from orderly.simulation.broker import SimulatedBus
 from orderly.simulation.loop import OWNER, Loop
@@ -59,6 +59,9 @@ class Process(Running[Any, Any]):
         self.alive = True
         self.stopping = False
         self.dies_after: int | None = None
+        """How many steps it has left."""
+        self.dies_at: int | None = None
+        """How many boundaries it has left to pass."""
         self.requests: set[asyncio.Task[Answered]] = set()
         self._world = world
         self.disk = world.disks[service.name]
@@ -78,6 +81,13 @@ class Process(Running[Any, Any]):
         if self.dies_after is not None and self.alive:
             self.dies_after -= 1
             if self.dies_after < 0:
+                self.crash()
+
+    def at_boundary(self) -> None:
+        """Die here if the story has it so."""
+        if self.dies_at is not None and self.alive:
+            self.dies_at -= 1
+            if self.dies_at < 0:
                 self.crash()
 
     def crash(self) -> None:
@@ -104,7 +114,9 @@ class Process(Running[Any, Any]):
             if not task.done():
                 task.cancel()
 
-    def ask(self, method: str, path: str, body: bytes, key: str | None, caller: Caller | None) -> "asyncio.Task[Answered]":
+    def ask(
+        self, method: str, path: str, body: bytes, key: str | None, caller: Caller | None
+    ) -> "asyncio.Task[Answered]":
         """Let a request arrive; it is answered unless this process dies meanwhile."""
         answering = self._answer(method, path, body, key, caller)
         task = self._world.loop.create_task(answering, context=self.context.copy())
@@ -120,10 +132,7 @@ class Process(Running[Any, Any]):
                 given = route.body.model_validate_json(body) if route.body else None
                 given = route.query() if route.query else given
                 call: Call[Any] = Call(given, values, Trace.start(), route.name, key, caller)
-                edge = self.edge()
-                if edge is None:
-                    raise unavailable("this service")
-                answer = await route.handler(call, edge)
+                answer = await route.handler(call, self._ready_edge())
                 return Answered(answer.status, answer.body.model_dump(mode="json"), call.replayed)
         except Refusal as refusal:
             return Answered(STATUSES[refusal.kind], {"slug": refusal.slug}, refusal.replayed)
@@ -132,6 +141,12 @@ class Process(Running[Any, Any]):
         except Exception as error:  # noqa: BLE001 - as `libs.web.app.answer_problems`
             passing = is_transient(error) or isinstance(error, BusUnavailable)
             return Answered(503 if passing else 500, {"slug": "unavailable", "error": repr(error)})
+
+    def _ready_edge(self) -> Edge[Any, Any]:
+        edge = self.edge()
+        if edge is None:
+            raise unavailable("this service")
+        return edge
 
     async def _connect(self) -> SimulatedBus:
         if not self.bus.connected:
@@ -262,8 +277,8 @@ class _QuickPasswords(auth.credentials.Passwords):
 @contextmanager
 def _made_of(database: SimulatedDatabase) -> Iterator[None]:
     """Let a `Running` find this database, and no metrics, where it looks for its own."""
-    real = libs.service.Database, libs.service.Telemetry
-    given: Any = libs.service
+    given: Any = running
+    real = given.Database, given.Telemetry
     given.Database = lambda *_positional, **_named: database
     given.Telemetry = _Silent
     try:
@@ -282,14 +297,15 @@ class _Silent:
 def stretched() -> Iterator[None]:
     """Have everybody look less often whether there is something to do. What they find is the same, and they find it
     in a third of the time: most of a story's imagined seconds nothing happens in."""
-    real = awaiting.INTERVAL_S, libs.service.Relay
-    changed: list[Any] = [awaiting, libs.service]
-    changed[0].INTERVAL_S = 0.75
-    changed[1].Relay = _relay
+    waiting: Any = awaiting
+    given: Any = running
+    real = waiting.INTERVAL_S, given.Relay
+    waiting.INTERVAL_S = 3 * waiting.INTERVAL_S
+    given.Relay = _relay
     try:
         yield
     finally:
-        changed[0].INTERVAL_S, changed[1].Relay = real
+        waiting.INTERVAL_S, given.Relay = real
 
 
 def _relay(*given: Any) -> Relay:
@@ -320,8 +336,8 @@ def _changes(service: Service[Any, Any]) -> dict[str, Any]:
 def _settings(name: str) -> ServiceSettings:
     (service,) = (one for one in services() if one.name == name)
     return service.settings(
-        database_url=f"sqlite:///{name}.db",  # type: ignore[arg-type] # pydantic makes a secret of it
-        fingerprint_key="0123456789abcdef",  # type: ignore[arg-type] # as above
+        database_url=f"sqlite:///{name}.db",
+        fingerprint_key="0123456789abcdef",
         patience_s=2.0,
     )
 
