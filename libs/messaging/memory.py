@@ -41,6 +41,10 @@ class MemoryBroker:
         stream = self.streams.get(stream_of(service))
         return list(stream.messages) if stream else []
 
+    def make(self, name: str, incarnation: int = 1) -> "_Stream":
+        """Make a stream, unless it is there; return it."""
+        return self.streams.setdefault(name, _Stream(name, incarnation))
+
     def copy(self) -> "dict[str, _Stream]":
         """Copy the store, as a backup does."""
         return copy.deepcopy(self.streams)
@@ -109,7 +113,7 @@ class MemoryBus:
         """Create the stream that keeps ``<service>.>``, unless it is there."""
         self._check()
         name = stream_of(service)
-        stream = self.broker.streams.setdefault(name, _Stream(name, incarnation))
+        stream = self.broker.make(name, incarnation)
         stream.incarnation = stream.incarnation or incarnation
         self.broker.changed()
 

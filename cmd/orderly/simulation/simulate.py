@@ -67,7 +67,7 @@ class Theatre:
 
     async def _told(self, story: Story, loop: Loop, chance: Random, trace: list[str] | None) -> list[str]:
         draws = Random(f"weather {story.seed}")  # noqa: S311 - chance here is to be the same again
-        world = World(loop, self._disks, Weather(chance), story.replicas)
+        world = World(loop, self._disks, Weather(chance), story.replicas, first_start=story.first_start)
         world.trace = trace
         telling = Telling(story, world)
         try:

@@ -48,6 +48,13 @@ class Disk:
         """Look at what is committed, from outside of all services."""
         return self._looking.execute(query, values).fetchall()
 
+    def remember(self, stream: str) -> None:
+        """Know a stream as it is after a service's first start."""
+        self._looking.execute(
+            "insert into streams (name, incarnation, begun_at, sequence) values (?, 1, '2025-12-31 00:00:00.000000', 0)",
+            [stream],
+        )
+
     def close(self) -> None:
         """Close every connection."""
         self.writer.dispose()

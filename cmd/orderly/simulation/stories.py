@@ -66,6 +66,7 @@ class Story:
 
     seed: int
     replicas: dict[str, int]
+    first_start: bool
     acts: list[tuple[list[Deed], list[Event]]]
 
     def deeds(self) -> list[Deed]:
@@ -80,11 +81,11 @@ class Story:
         people = list(NAMES[: chance.choice((1, 1, 2, 3))])
         acts: list[tuple[list[Deed], list[Event]]] = []
         count = 0
-        for act in range(chance.choice((1, 2, 2))):
+        for act in range(chance.choice((1, 1, 2))):
             deeds = _deeds(chance, people, first=act == 0, count=count)
             count += len(deeds)
             acts.append((deeds, _events(chance)))
-        return cls(seed, replicas, acts)
+        return cls(seed, replicas, chance.random() < 0.2, acts)
 
 
 _DEEDS: Final = ("deposit",) * 3 + ("withdraw",) * 2 + ("order",) * 5 + ("cancel",) * 3 + ("profile",) * 3 + ("note",)
@@ -104,7 +105,7 @@ def _deeds(chance: Random, people: Sequence[str], *, first: bool, count: int) ->
         add(who, "register")
         if chance.random() < 0.8:
             add(who, "deposit", 100 * chance.randint(20, 90) + len(deeds))
-    for _ in range(chance.randint(3, 9)):
+    for _ in range(chance.randint(3, 7)):
         who, what = chance.choice(people), chance.choice(_DEEDS)
         earlier = [
             deed.number for deed in deeds if deed.who == who and deed.what not in ("register", "again", "profile")

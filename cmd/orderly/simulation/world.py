@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import auth.api
 import auth.credentials
 from libs import service as running
+from libs.contracts import stream_of
 from libs.errors import Refusal, not_found, unavailable
 from libs.messaging import awaiting
 from libs.messaging.bus import BusUnavailable
@@ -180,7 +181,15 @@ class Process(Running[Any, Any]):
 class World:
     """Everything there is in a story, but the people."""
 
-    def __init__(self, loop: Loop, disks: Mapping[str, Disk], weather: Weather, replicas: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        disks: Mapping[str, Disk],
+        weather: Weather,
+        replicas: Mapping[str, int],
+        *,
+        first_start: bool,
+    ) -> None:
         self.loop = loop
         self.disks = disks
         self.weather = weather
@@ -190,10 +199,19 @@ class World:
         self.trace: list[str] | None = None
         self.processes: dict[str, list[Process]] = {}
         self._started = 0
+        if not first_start:
+            self._has_run_before()
         for service in services():
             self.processes[service.name] = []
             for _ in range(replicas[service.name]):
                 self.start(service.name)
+
+    def _has_run_before(self) -> None:
+        """Have what the first start of a service leaves: its stream, known to its database."""
+        for name, disk in self.disks.items():
+            stream = stream_of(name)
+            disk.remember(stream)
+            self.broker.make(stream)
 
     def start(self, name: str) -> Process:
         """Start a process of a service."""
