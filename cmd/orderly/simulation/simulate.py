@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 import tempfile
@@ -54,7 +55,7 @@ class Theatre:
         loop = Loop.of(chance)
         for disk in self._disks.values():
             disk.wipe()
-        with nature(loop.time, chance), stretched():
+        with nature(loop.time, chance), stretched(), _tidied_up_after():
             lines = _preface(story) if trace else []
             with _logs_to(loop, lines if trace else None):
                 try:
@@ -128,6 +129,19 @@ def _logs_to(loop: Loop, trace: list[str] | None) -> Iterator[None]:
         yield
     finally:
         structlog.configure(**before)
+
+
+@contextmanager
+def _tidied_up_after() -> Iterator[None]:
+    """Collect garbage after a story, not at some moment in it, and not what was there before."""
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.unfreeze()
 
 
 @contextmanager
