@@ -144,9 +144,8 @@ class MemoryBus:
         return sequences
 
     async def subscribe(self, durable: Durable) -> "_Place":
-        """Create or update the durable consumer and join its replicas; waits for its stream to be there."""
-        self._check()
-        while durable.stream not in self.broker.streams:
+        """Create or update the durable consumer and join its replicas; waits for the broker, and for its stream."""
+        while not self.connected or durable.stream not in self.broker.streams:
             await self.broker.change(durable.stream)
         place = _Place(self, durable)
         place.progress()
