@@ -51,7 +51,7 @@ class Disk:
     def remember(self, stream: str) -> None:
         """Know a stream as it is after a service's first start."""
         self._looking.execute(
-            "insert into streams (name, incarnation, begun_at, sequence) values (?, 1, '2025-12-31 00:00:00.000000', 0)",
+            "insert into streams (name, incarnation, begun_at, sequence) values (?, 1, '2025-12-31 00:00:00', 0)",
             [stream],
         )
 

@@ -33,7 +33,7 @@ def fails(stage: Theatre, seeds: range) -> list[str]:
 
 
 def test_every_invariant_holds(stage: Theatre) -> None:
-    assert fails(stage, range(1, 41)) == []
+    assert fails(stage, range(1, 31)) == []
 
 
 @pytest.mark.prove
@@ -53,12 +53,14 @@ def test_the_same_seed_is_the_same_story_with_and_without_a_trace_and_after_othe
     assert stage.tell(8) != alone
 
 
+@pytest.mark.prove
+@pytest.mark.timeout(300)
 def test_the_same_seed_is_the_same_story_in_another_process() -> None:
     told = []
     for hash_seed in ("1", "2"):  # what depends on the order of a set of names would differ
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         ran = subprocess.run(
-            [sys.executable, "-c", TOLD], env=environment, capture_output=True, text=True, check=True, timeout=100
+            [sys.executable, "-c", TOLD], env=environment, capture_output=True, text=True, check=True, timeout=140
         )
         told.append(ran.stdout)
     assert told[0] == told[1]
