@@ -23,7 +23,6 @@ from libs.messaging.own_stream import OwnStream
 from libs.messaging.relay import Relay
 from libs.messaging.unit import Unit, Units
 from libs.web.commands import _Line
-from notifications import handlers as notifications_handlers
 from notifications.domain import Contact
 from notifications.store import SqlLetters
 from notifications.tables import contacts
@@ -138,16 +137,6 @@ def promise_what_is_not_so(patch: Patch) -> None:
     patch.setattr(orders.api, "_settled", settled)
 
 
-def name_letters_by_their_event(patch: Patch) -> None:
-    """The cause of a letter is the message it was written for, not what the message is about."""
-
-    async def write(events: Sequence[Any], occasion_of: Callable[[Any], Any], unit: Any) -> None:
-        await real(events, lambda event: replace(occasion_of(event), cause=f"event:{event.id}"), unit)
-
-    real = notifications_handlers._write
-    patch.setattr(notifications_handlers, "_write", write)
-
-
 def forget_idempotency_keys(patch: Patch) -> None:
     """No key is known again."""
 
@@ -231,7 +220,6 @@ MUTATIONS: Final[Sequence[Callable[[Patch], None]]] = (
     apply_older_profiles,
     check_no_balance,
     promise_what_is_not_so,
-    name_letters_by_their_event,
     forget_idempotency_keys,
     set_no_tombstone,
     believe_the_stream,
