@@ -106,6 +106,12 @@ prove *args: (_setup "dev")
 fuzz cases="2000": (_setup "dev")
     @FUZZ_CASES={{ cases }} exec {{ python }} -m pytest -n auto -m prove cmd/orderly/tests/test_conformance.py
 
+# Tell stories of the whole system in one process, each from its seed: simulate [--stories N] [--first N] [--seed N] [--verbose]
+[group('check')]
+[no-exit-message]
+simulate *args: (_setup "dev")
+    @exec .venv/bin/orderly simulate {{ args }}
+
 # Check style and types
 [group('check')]
 [no-exit-message]

@@ -29,6 +29,7 @@ from orderly.pictures import pictures
 from orderly.releases import CannotRelease, release
 from orderly.run import run
 from orderly.settings import Settings
+from orderly.simulation.options import add_parser as add_simulate
 from orderly.system import Plan, migrate_all
 from orderly.tail import tail
 
@@ -73,6 +74,12 @@ def _down(given: argparse.Namespace, settings: Settings) -> int:
     return cluster_run.down(settings.minikube_profile, data=given.data, dry_run=given.dry_run)
 
 
+def _simulate(given: argparse.Namespace) -> int:
+    from orderly.simulation.simulate import simulate  # noqa: PLC0415 - takes a moment that no other command needs
+
+    return simulate(given)
+
+
 def _contracts(given: argparse.Namespace) -> int:
     try:
         paths = write_contracts(ROOT)
@@ -102,6 +109,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Settings], int | Coro
     "down": _down,
     "newman": _newman,
     "contracts": lambda given, _settings: _contracts(given),
+    "simulate": lambda given, _settings: _simulate(given),
     "trace": lambda given, _settings: trace(given.fact, mermaid=given.mermaid, write=given.write),
     "pictures": lambda given, _settings: pictures(everything=given.all),
     "new-service": lambda given, _settings: new_service(given),
@@ -133,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add_dead(commands)
     add_new_service(commands)
     auditing.add_parser(commands)
+    add_simulate(commands)
     writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
     writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")
     writing.add_argument("version", nargs="?", help="the version to release; that of the project by default")

@@ -35,12 +35,16 @@ class MemoryBroker:
         self.ack_wait_s = ack_wait_s
         self.streams: dict[str, _Stream] = {}
         self.listeners: list[tuple[MemoryBus, str, Hear]] = []
-        self._changed = asyncio.Event()
+        self._waiting: dict[str, asyncio.Event] = {}
 
     def stored(self, service: str) -> Sequence[Stored]:
         """What the stream of `service` keeps, in order."""
         stream = self.streams.get(stream_of(service))
         return list(stream.messages) if stream else []
+
+    def make(self, name: str, incarnation: int = 1) -> "_Stream":
+        """Make a stream, unless it is there; return it."""
+        return self.streams.setdefault(name, _Stream(name, incarnation))
 
     def copy(self) -> "dict[str, _Stream]":
         """Copy the store, as a backup does."""
@@ -51,16 +55,17 @@ class MemoryBroker:
         self.streams = copy.deepcopy(store)
         self.changed()
 
-    def changed(self) -> None:
-        """Let everybody who waits look again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def changed(self, stream: str | None = None) -> None:
+        """Let everybody look again who waits for a change of `stream`, or of anything."""
+        for name in [stream] if stream is not None else list(self._waiting):
+            if event := self._waiting.pop(name, None):
+                event.set()
 
-    async def change(self, *, until: float | None = None) -> None:
-        """Wait for the next change, or until the event loop's time is `until`."""
+    async def change(self, stream: str, *, until: float | None = None) -> None:
+        """Wait for the next change of `stream`, or until the event loop's time is `until`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
-                await self._changed.wait()
+                await self._waiting.setdefault(stream, asyncio.Event()).wait()
 
 
 class MemoryBus:
@@ -109,7 +114,7 @@ class MemoryBus:
         """Create the stream that keeps ``<service>.>``, unless it is there."""
         self._check()
         name = stream_of(service)
-        stream = self.broker.streams.setdefault(name, _Stream(name, incarnation))
+        stream = self.broker.make(name, incarnation)
         stream.incarnation = stream.incarnation or incarnation
         self.broker.changed()
 
@@ -134,16 +139,15 @@ class MemoryBus:
                 raise StreamForgot(f"no stream keeps {message.subject}")
             before = len(stream.messages)
             sequences.append(stream.store(message))
+            self.broker.changed(stream.name)
             if before < sequences[-1] <= above:
                 raise StreamForgot(f"{stream.name} gave away sequence {sequences[-1]} before")
-        self.broker.changed()
         return sequences
 
     async def subscribe(self, durable: Durable) -> "_Place":
-        """Create or update the durable consumer and join its replicas; waits for its stream to be there."""
-        self._check()
-        while durable.stream not in self.broker.streams:
-            await self.broker.change()
+        """Create or update the durable consumer and join its replicas; waits for the broker, and for its stream."""
+        while not self.connected or durable.stream not in self.broker.streams:
+            await self.broker.change(durable.stream)
         place = _Place(self, durable)
         place.progress()
         return place
@@ -268,7 +272,7 @@ class _Place:
                 if taken:
                     return [_Delivery(self.bus, progress, message) for message in taken]
                 until = min(progress.due.values(), default=None)
-            await broker.change(until=until)
+            await broker.change(self.durable.stream, until=until)
 
     def held(self) -> Sequence[Delivery]:
         return ()
@@ -307,4 +311,4 @@ class _Delivery:
     def _again_in(self, delay_s: float) -> None:
         if self._bus.connection is self._connection and self.sequence in self._due:
             self._due[self.sequence] = asyncio.get_running_loop().time() + delay_s
-            self._bus.broker.changed()
+            self._bus.broker.changed(self.stream)
