@@ -12,6 +12,7 @@ from libs.contracts import stream_of
 from libs.messaging import dead_letters, outbox
 from libs.messaging.bus import Bus, Durable
 from libs.messaging.unit import Unit, Units
+from libs.tasks import going_on
 from libs.web import commands
 
 StoreT = TypeVar("StoreT")
@@ -36,7 +37,7 @@ class Chore(Generic[StoreT]):
     async def run(self, units: Units[StoreT]) -> None:
         """Do it until cancelled."""
         more = False
-        while True:
+        while going_on():
             await asyncio.sleep(PAUSE_S if more else self.every_s)
             try:
                 async with units.begin() as unit:
@@ -58,7 +59,7 @@ class Restating(Generic[StoreT]):
 
     async def run(self, service: str, units: Units[StoreT], bus: Bus) -> None:
         """Do it until cancelled, for the questions that `service` has stated."""
-        while True:
+        while going_on():
             await asyncio.sleep(EVERY_S)
             try:
                 await self.once(service, units, bus)

@@ -33,6 +33,7 @@ from libs.messaging.relay import Relay
 from libs.settings import HttpSettings, ServiceSettings
 from libs.storage import Database
 from libs.storage.migrations import migrate_when_there, pending
+from libs.tasks import going_on, heed
 from libs.telemetry import Telemetry
 from libs.telemetry.gauges import Gauge, Gauges
 from libs.web.app import make_app
@@ -158,6 +159,7 @@ class Running(Generic[StoreT, ToolsT]):
             await self._await("nats", relay.stream.assured)
             for subject in self.service.hears:
                 await bus.listen(subject, units.awaited.hear)
+            heed()
             self._edge = Edge(
                 units,
                 Commands(units, batch_limit=self._settings.batch_limit),
@@ -220,8 +222,9 @@ class Running(Generic[StoreT, ToolsT]):
         """Try until it succeeds, saying once what is awaited, and again every ten seconds."""
         tries = 0
         while True:
+            heed()
             try:
-                return await attempt()
+                answer = await attempt()
             except Exception as error:  # noqa: BLE001 - whatever is wrong, it is said, and tried again
                 if tries % int(10 / RETRY_EVERY_S) == 0:
                     log.warning(
@@ -231,6 +234,9 @@ class Running(Generic[StoreT, ToolsT]):
                     )
                 tries += 1
                 await asyncio.sleep(RETRY_EVERY_S)
+            else:
+                heed()
+                return answer
 
     async def _check_schema(self) -> None:
         missing = await pending(self._database, self.service.migrations)
@@ -239,7 +245,7 @@ class Running(Generic[StoreT, ToolsT]):
         self._schema_current = True
 
     async def _watch_database(self) -> None:
-        while True:
+        while going_on():
             try:
                 async with asyncio.timeout(3):
                     await self._database.ping()

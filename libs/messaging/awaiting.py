@@ -10,6 +10,7 @@ from uuid import UUID
 import structlog
 
 from libs.storage import is_transient
+from libs.tasks import going_on
 
 StoreT = TypeVar("StoreT")
 ValueT = TypeVar("ValueT")
@@ -86,7 +87,7 @@ class Awaited:
         before: set[UUID] = set()
         loop = asyncio.get_running_loop()
         next_round = loop.time() + INTERVAL_S
-        while True:
+        while going_on():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_round):
                     await self._wake.wait()

@@ -18,6 +18,7 @@ from nats.js.errors import NotFoundError
 
 from libs.messaging.bus import Delivery, Durable
 from libs.messaging.durable import DurableConsumer
+from libs.tasks import going_on
 
 PREFETCH: Final = 512
 """Messages asked for ahead of the handlers: two full batches, so that one waits while one is handled."""
@@ -83,7 +84,7 @@ class Pull:
 
     async def _watch(self) -> None:
         pause_s = 0.0
-        while not self._closed:  # wait_for() of Python 3.11 may swallow a cancellation
+        while going_on():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._doubted.wait(), pause_s)
             self._doubted.clear()

@@ -16,6 +16,7 @@ from libs.messaging.bus import Bus, BusUnavailable, StreamForgot
 from libs.messaging.envelope import Outgoing
 from libs.messaging.own_stream import OwnStream
 from libs.storage import Database, is_transient
+from libs.tasks import going_on
 from libs.telemetry import Telemetry
 from libs.telemetry.gauges import age_s
 from libs.telemetry.messaging import sending
@@ -95,7 +96,7 @@ class Relay:
 
     async def _publish_forever(self) -> None:
         pause_s = 0.0
-        while True:
+        while going_on():
             await self._wake.wait()
             if not self._queue:
                 self._wake.clear()
@@ -133,14 +134,14 @@ class Relay:
 
     async def _watch_forever(self) -> None:
         """Look at the stream from time to time: one that was deleted alone says nothing."""
-        while True:
+        while going_on():
             await asyncio.sleep(own_stream.CHECK_EVERY_S)
             with _survived("watch"):
                 self.stream.doubt()
                 await self.stream.assured()
 
     async def _sweep_forever(self) -> None:
-        while True:
+        while going_on():
             with _survived("sweep"):
                 while await self._sweep():
                     pass

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.messaging.bus import Bus, Durable
 from libs.messaging.tables import dead_letters
 from libs.storage import Database
+from libs.tasks import going_on
 from libs.telemetry.metrics import Metrics
 
 StoreT = TypeVar("StoreT")
@@ -73,7 +74,7 @@ class Gauges:
 
     async def run(self) -> None:
         """Look everything up again and again, until cancelled."""
-        while True:
+        while going_on():
             await self.look()
             await asyncio.sleep(EVERY_S)
 

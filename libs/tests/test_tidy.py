@@ -158,6 +158,19 @@ def definitions(path: Path) -> Iterator[Definition]:
     return (node for node in ast.walk(tree_of(path)) if isinstance(node, Definition))
 
 
+def test_loops_that_only_a_cancellation_ends_look_whether_there_was_one() -> None:
+    offenders = [
+        f"{path}:{node.lineno} says `while True`, see libs/tasks.py"
+        for path in sources()
+        if not is_test(path) and owner_of(path) != "orderly" and not path.is_relative_to("libs/local")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.While) and isinstance(node.test, ast.Constant)
+        if any(isinstance(inner, ast.Await) for inner in ast.walk(node))
+        if not any(isinstance(inner, ast.Return | ast.Break) for inner in ast.walk(node))
+    ]
+    assert offenders == []
+
+
 def test_no_function_is_longer_than_a_screen() -> None:
     offenders = [
         f"{path}:{node.lineno} {node.name}: {length} lines"
