@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 
 from libs.files import write_whole
+from libs.local import supervisor
 from libs.local.supervisor import Program
 from libs.service import Service
 from libs.tests.eventually import eventually
@@ -169,7 +170,10 @@ async def play(system: Fused, session: aiohttp.ClientSession, points: Mapping[st
 @pytest.mark.prove
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
-async def test_the_outcome_is_the_same_wherever_a_service_dies(database: DatabaseKind) -> None:
+async def test_the_outcome_is_the_same_wherever_a_service_dies(
+    database: DatabaseKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LONGEST_BACKOFF_S", supervisor.FIRST_BACKOFF_S)  # they die more often than most
     async with running_system(database, kind=Fused) as system, customers(system) as _:
         assert isinstance(system, Fused)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as session:
