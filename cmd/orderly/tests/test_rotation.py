@@ -75,7 +75,8 @@ async def rotate(*arguments: str) -> int:
     return int(str(ended.value.code))
 
 
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.prove)])
+@pytest.mark.prove
+@pytest.mark.parametrize("replicas", [1, 2])
 async def test_keys_are_rotated_under_traffic_and_nobody_is_refused(
     replicas: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,6 +217,7 @@ async def test_a_collector_that_ails_hurts_no_request(watched: Watched, ails: st
     assert set(ann.statuses) <= {200, 201}
 
 
+@pytest.mark.prove  # more than ten seconds have to pass
 async def test_what_waits_for_the_broker_gets_older(watched: Watched) -> None:
     """The last test: it takes the broker away, and brings it back."""
 
