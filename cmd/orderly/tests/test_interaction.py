@@ -240,11 +240,3 @@ def test_every_description_is_linked_from_the_page_of_its_style() -> None:
     for path in [*files("openapi"), *files("asyncapi")]:
         page = (path.parent.parent / "README.md").read_text(encoding="utf-8")
         assert f"(api/{path.name})" in page
-
-
-@pytest.mark.prove
-@EVERY_SEQUENCE
-def test_a_source_is_one_that_mermaid_draws(source: Path) -> None:
-    import mermaidx  # type: ignore[import-untyped]  # noqa: PLC0415 - ships no types; only this test draws
-
-    assert mermaidx.render(source.read_text(encoding="utf-8")).svg().startswith("<svg")
