@@ -29,6 +29,9 @@ from orderly.tests.systems import Customer, customers, running_system
 LETTERS: Final = 6
 """Two of joy, one of sorrow, one about the cancellation, one about the deposit, one note."""
 
+DATABASES: Final[tuple[DatabaseKind, ...]] = ("sqlite", "postgres")
+"""Each point is reached on one of them: which one is a matter of the round, and changes with every fact added."""
+
 AT_A_TIME: Final = 6
 """Deaths of one service in one story. Each costs a start."""
 
@@ -169,7 +172,7 @@ async def play(system: Fused, session: aiohttp.ClientSession, points: Mapping[st
 
 @pytest.mark.prove
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("database", DATABASES)
 async def test_the_outcome_is_the_same_wherever_a_service_dies(
     database: DatabaseKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +189,7 @@ async def test_the_outcome_is_the_same_wherever_a_service_dies(
                 return bool(sum(expected["letters"].values()) == LETTERS)
 
             await eventually(is_complete, within_s=20)
-            for points in rounds():
+            for points in rounds()[DATABASES.index(database) :: len(DATABASES)]:
                 ann = await play(system, session, points)
                 seen: list[Mapping[str, Any]] = []
 
