@@ -307,9 +307,9 @@ async def spend_deliveries(system: System, times: int) -> None:
     table = billing.app.service.listens
     (durable,) = [one for one in durables("billing", table) if one.stream == "ORDERS"]
     subscription = await bus.subscribe(durable)
-    for _ in range(times):
+    for left in reversed(range(times)):
         (delivery,) = await subscription.next_batch(1)
-        await delivery.nak(0)
+        await delivery.nak(0 if left else 1)  # the last time it is for whoever comes next
     await subscription.close()
     await bus.close()
 
