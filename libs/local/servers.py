@@ -23,16 +23,23 @@ UNPRIVILEGED: Final = "orderly-postgres"
 """PostgreSQL refuses to run as root; for root it runs as this user, made when it is missing."""
 
 
+_given: Final[set[int]] = set()
+"""Ports that `free_port` has found, and nobody may listen on yet."""
+
+
 class CannotStart(Exception):
     """Something is missing or in the way; the message is one sentence for a person."""
 
 
 def free_port() -> int:
-    """Find a port on loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Find a port on loopback that nobody listens on; never the same one twice."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def port_is_free(port: int) -> bool:

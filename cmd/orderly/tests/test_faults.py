@@ -20,28 +20,12 @@ from libs.storage import Database
 from libs.tests.eventually import eventually
 from orderly.credentials import ensure_credentials
 from orderly.services import NAMES, SERVICES
-from orderly.story import Story
 from orderly.system import DatabaseKind, System
-from orderly.tail import EVERYTHING, Seen, watching
 from orderly.tests.systems import assert_the_books_balance, customers, running_system
 
 both_databases = pytest.mark.parametrize("database", ["sqlite", "postgres"])
 one_now_one_later = pytest.mark.parametrize("database", ["sqlite", pytest.param("postgres", marks=pytest.mark.prove)])
 one_later_one_now = pytest.mark.parametrize("database", [pytest.param("sqlite", marks=pytest.mark.prove), "postgres"])
-
-
-@pytest.mark.prove
-@pytest.mark.timeout(400)
-@both_databases
-async def test_every_service_may_be_killed_between_any_two_steps(database: DatabaseKind) -> None:
-    async with running_system(database) as system:
-        seen: list[Seen] = []
-        async with watching(system.nats_url, EVERYTHING, seen.append), aiohttp.ClientSession() as session:
-            async for step in Story(session, system.url, seen).play():
-                number = signal.SIGKILL if step.number % 2 else signal.SIGTERM
-                await asyncio.gather(*(system.supervisor.restart(name, number=number) for name in (*NAMES, "gateway")))
-                await system.healthy(within_s=30)
-        await assert_the_books_balance(system)
 
 
 @one_later_one_now

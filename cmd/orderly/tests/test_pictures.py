@@ -173,9 +173,9 @@ def test_drawing_the_architecture_again_changes_nothing() -> None:
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(600)
-def test_drawing_anything_again_changes_nothing() -> None:
-    changed = [path for path in sources() if draw(path) != picture_of(path).read_text(encoding="utf-8")]
+def test_drawing_again_changes_nothing() -> None:
+    some = sources()[::10]  # a sequence takes seconds; `just pictures --all` draws them all
+    changed = [path for path in some if draw(path) != picture_of(path).read_text(encoding="utf-8")]
     assert changed == []
 
 

@@ -455,6 +455,7 @@ def consumers_of(store: Path) -> list[Path]:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nats-py forgets writers it gave up
 async def test_three_nodes_whose_stream_is_older_than_its_consumers(database: Database, cluster: Cluster) -> None:
     scene = Scene(database, cluster, cluster._folder)
     replica = await scene.replica()
