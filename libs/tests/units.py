@@ -134,9 +134,12 @@ class Workbench(Generic[StoreT]):
         SQLite lets only one unit begin; there the second simply follows.
         """
 
+        seconds: list[Outgoing] = []
+
         async def follow() -> None:
             async with self.units.begin() as unit:
                 await second(unit)
+            seconds[:] = unit.outgoing
 
         async with self.units.begin() as unit:
             await first(unit)
@@ -144,6 +147,7 @@ class Workbench(Generic[StoreT]):
             while not following.done() and not await self._somebody_waits():
                 pass
         (outcome,) = await asyncio.gather(following, return_exceptions=True)
+        self.offer(seconds)  # both commits may be answered at once, and the first one's be offered last
         return outcome
 
     async def _somebody_waits(self) -> bool:

@@ -1,6 +1,7 @@
 """The whole system, as users meet it: real processes, real servers, both databases."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -12,6 +13,9 @@ import pytest
 import pytest_asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, StreamConfig
+from nats.js.errors import NotFoundError
 
 from libs.ids import uuid7
 from libs.tests.eventually import eventually
@@ -138,14 +142,28 @@ async def _state_something_unreadable(system: System) -> str:
     return subject
 
 
+async def config_of(jetstream: JetStreamContext, stream: str, durable: str) -> ConsumerConfig:
+    """Ask how a durable consumer is configured; services make theirs after they have become ready."""
+    found: list[ConsumerConfig] = []
+
+    async def is_there() -> bool:
+        with contextlib.suppress(NotFoundError):
+            found.append((await jetstream.consumer_info(stream, durable)).config)
+        return bool(found)
+
+    await eventually(is_there, within_s=10)
+    return found[0]
+
+
 async def test_streams_and_durables_are_what_the_contracts_say(system: System) -> None:
     async with watching(system.nats_url, EVERYTHING, lambda _: None) as client:
         jetstream = client.jetstream()
         for name in NAMES:
             for operation in committed(name)["operations"].values():
                 said = operation["bindings"]["nats"]["x-jetstream"]
+                there: ConsumerConfig | StreamConfig
                 if "durable_name" in said:
-                    there = (await jetstream.consumer_info(said["stream"], said["durable_name"])).config
+                    there = await config_of(jetstream, said["stream"], said["durable_name"])
                 else:
                     there = (await jetstream.stream_info(said["stream"])).config
                 for key, value in said.items():
