@@ -235,6 +235,18 @@ async def test_a_row_left_behind_is_published_by_the_sweep(database: Database, b
     assert subjects_in(bus.broker) == subjects_of(left)
 
 
+async def test_a_sweep_says_whether_there_may_be_more_at_once(database: Database, bus: MemoryBus) -> None:
+    swept = Stage(database, bus).relay
+    await swept.stream.assured()
+    assert not await swept._sweep()
+    await left_behind(database, messages("orders", 2))
+    assert await swept._sweep()
+    assert not await swept._sweep()
+    await left_behind(database, messages("orders", 1))
+    bus.go_away()
+    assert not await swept._sweep()
+
+
 async def test_the_sweep_leaves_to_the_fast_path_what_is_young(database: Database, bus: MemoryBus) -> None:
     left, young = message("orders"), message("orders")
     await left_behind(database, [young], timedelta(seconds=1))
