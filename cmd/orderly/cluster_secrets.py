@@ -3,14 +3,13 @@
 The folder has a file for each secret, so that no command that hands them to a cluster shows what is in them.
 """
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from libs.files import write_whole
-from libs.web.keys import load_signing_key, new_key, private_pem, public_pem
+from orderly.credentials import ensure_key_pair, new_password, read_variables
 from orderly.nats_access import variable
 from orderly.services import NAMES
 
@@ -85,26 +84,21 @@ def all_secrets() -> tuple[Secret, ...]:
 def ensure_secrets(folder: Path) -> None:
     """Make the keys and passwords that `folder` lacks; leave those that are there as they are."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _ensure_keys(folder / "jwt-private.pem", folder / "jwt-public.pem")
+    ensure_key_pair(folder / "jwt-private.pem", folder / "jwt-public.pem")
     passwords: Mapping[str, str] = {}
     for secret in all_secrets():
         if secret.is_keys:
             continue
         file = folder / secret.file
-        known = _read(file)
+        known = read_variables(file)
         if secret.namespace == NATS:
             passwords = known = {key: known.get(key) or new_password() for key in secret.keys}
         else:
             (service,) = (name for name in NAMES if namespace_of(name) == secret.namespace)
             known = _filled(secret, service, known, passwords)
-        if known != _read(file):
+        if known != read_variables(file):
             file.parent.mkdir(exist_ok=True, mode=0o700)
             write_whole(file, "".join(f"{key}={value}\n" for key, value in known.items()).encode())
-
-
-def new_password() -> str:
-    """Make a password. It begins with a letter: nats-server takes what begins like a number for one."""
-    return f"p{secrets.token_hex(16)}"
 
 
 def _filled(secret: Secret, service: str, known: Mapping[str, str], passwords: Mapping[str, str]) -> dict[str, str]:
@@ -116,20 +110,3 @@ def _filled(secret: Secret, service: str, known: Mapping[str, str], passwords: M
         made |= {"username": service}
         made |= {"uri": f"postgresql://{service}:{made['password']}@postgres:5432/{service}"}
     return made
-
-
-def _ensure_keys(private: Path, public: Path) -> None:
-    if not private.exists():
-        key = new_key()
-        # The private one last: it is there only when the other is.
-        write_whole(public, public_pem([key.public_key()]))
-        write_whole(private, private_pem(key))
-    elif not public.exists():
-        write_whole(public, public_pem([load_signing_key(private).key.public_key()]))
-
-
-def _read(file: Path) -> dict[str, str]:
-    if not file.exists():
-        return {}
-    lines = [line.partition("=") for line in file.read_text().splitlines() if line]
-    return {key: value for key, _, value in lines}

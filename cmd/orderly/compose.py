@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import secrets
 import shutil
 import time
 import urllib.error
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from libs.files import write_whole
-from libs.local.servers import CannotStart, port_is_free
-from libs.web.keys import new_key, private_pem, public_pem
+from libs.local.servers import CannotStart, require_free
+from orderly.credentials import ensure_key_pair, new_password, read_variables
 from orderly.engine import IMAGE, Engine, build_command
 from orderly.nats_access import variable
 from orderly.newman import ROOT
@@ -41,8 +40,8 @@ def ensure_secrets(folder: Path) -> None:
     nobody else can reach them: the folder around them is closed to others.
     """
     file = folder / ".env"
-    known = _read(file)
-    made = {name: known.get(name) or f"p{secrets.token_hex(16)}" for name in secret_names()}
+    known = read_variables(file)
+    made = {name: known.get(name) or new_password() for name in secret_names()}
     if missing := made.items() - known.items():
         lines = [f"{name}={value}\n" for name, value in {**known, **dict(sorted(missing))}.items()]
         write_whole(file, "".join(lines).encode())
@@ -50,21 +49,12 @@ def ensure_secrets(folder: Path) -> None:
     around.mkdir(mode=0o700, exist_ok=True)
     private = around / "jwt-signing-keys" / "jwt-private.pem"
     public = around / "jwt-validation-key" / "jwt-public.pem"
-    if not private.exists():
-        key = new_key()
-        # The private one last: it is there only when the other is.
-        for path, content in ((public, public_pem([key.public_key()])), (private, private_pem(key))):
-            path.parent.mkdir(exist_ok=True)
-            path.parent.chmod(0o755)
-            write_whole(path, content)
-            path.chmod(0o644)
-
-
-def _read(file: Path) -> dict[str, str]:
-    if not file.exists():
-        return {}
-    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    return dict(line.split("=", 1) for line in lines)
+    for path in (public, private):
+        path.parent.mkdir(exist_ok=True)
+        path.parent.chmod(0o755)
+    ensure_key_pair(private, public)
+    for path in (public, private):
+        path.chmod(0o644)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +98,8 @@ class Compose:
             ("gateway", self.gateway_port, "GATEWAY_PORT"),
             ("nats", self.nats_port, "NATS_PORT"),
         ):
-            if service not in running and not port_is_free(port):
-                raise CannotStart(f"port {port} is in use; stop what listens there, or set {setting} to another")
+            if service not in running:
+                require_free(port, setting)
 
     def await_health(self, say: Callable[[str], None], *, within_s: float = HEALTHY_WITHIN_S) -> None:
         """Wait until all services are ready, and say whenever others are awaited. Raises `CannotStart`."""
@@ -129,7 +119,7 @@ class Compose:
         return ["compose", "--project-name", self.project, "--file", str(FILE), *env_file]
 
     def _variables(self) -> dict[str, str]:
-        known = _read(self.folder / ".env")
+        known = read_variables(self.folder / ".env")
         ports = {"GATEWAY_PORT": str(self.gateway_port), "NATS_PORT": str(self.nats_port)}
         # Compose wants every variable, even to stop what was started with passwords that are gone.
         lost = {name: "lost" for name in secret_names() if name not in known}

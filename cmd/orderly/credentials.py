@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.files import write_whole
-from libs.web.keys import new_key, private_pem, public_pem
+from libs.web.keys import load_signing_key, new_key, private_pem, public_pem
 from orderly.services import NAMES
 
 
@@ -27,16 +27,36 @@ def key_files(folder: Path) -> tuple[Path, Path]:
     return folder / "jwt-private.pem", folder / "jwt-public.pem"
 
 
-def ensure_credentials(folder: Path) -> Credentials:
-    """Read the credentials in `folder`; make those that are not there."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private, public = key_files(folder)
-    rest = folder / "passwords.json"
+def ensure_key_pair(private: Path, public: Path) -> None:
+    """Make the keys that sign and verify tokens, or what is missing of them; for their owner only."""
     if not private.exists():
         key = new_key()
         # The private one last: it is there only when the other is.
         write_whole(public, public_pem([key.public_key()]))
         write_whole(private, private_pem(key))
+    elif not public.exists():
+        write_whole(public, public_pem([load_signing_key(private).key.public_key()]))
+
+
+def new_password() -> str:
+    """Make a password. It begins with a letter: nats-server takes what begins like a number for one."""
+    return f"p{secrets.token_hex(16)}"
+
+
+def read_variables(file: Path) -> dict[str, str]:
+    """Read a file of ``NAME=value`` lines; nothing when it is not there."""
+    if not file.exists():
+        return {}
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def ensure_credentials(folder: Path) -> Credentials:
+    """Read the credentials in `folder`; make those that are not there."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private, public = key_files(folder)
+    rest = folder / "passwords.json"
+    ensure_key_pair(private, public)
     known = json.loads(rest.read_text()) if rest.exists() else {}
     made = {
         "fingerprint_key": known.get("fingerprint_key") or secrets.token_hex(32),

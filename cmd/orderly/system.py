@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import aiohttp
 
-from libs.local.servers import CannotStart, Postgres, free_port, listening, nats_program, port_is_free
+from libs.local.servers import CannotStart, Postgres, free_port, listening, nats_program, require_free
 from libs.local.supervisor import Program, Supervisor, environment
 from libs.storage import Database
 from libs.storage.migrations import migrate
@@ -158,9 +158,8 @@ class System:
         return down
 
     def _check_ports(self) -> None:
-        for port, setting in ((self.plan.gateway_port, "GATEWAY_PORT"), (self.plan.nats_port, "NATS_PORT")):
-            if not port_is_free(port):
-                raise CannotStart(f"port {port} is in use; stop what listens there, or set {setting} to another")
+        require_free(self.plan.gateway_port, "GATEWAY_PORT")
+        require_free(self.plan.nats_port, "NATS_PORT")
 
     async def start_nats(self) -> None:
         """Start the NATS server and wait until it listens."""

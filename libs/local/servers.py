@@ -53,6 +53,12 @@ def port_is_free(port: int) -> bool:
         return True
 
 
+def require_free(port: int, setting: str) -> None:
+    """Raise `CannotStart` when somebody listens on a port of loopback that `setting` chooses."""
+    if not port_is_free(port):
+        raise CannotStart(f"port {port} is in use; stop what listens there, or set {setting} to another")
+
+
 async def listening(port: int, *, within_s: float, what: str, log: Path) -> None:
     """Wait until somebody listens on a port of loopback. Raises `CannotStart`."""
     try:
