@@ -92,13 +92,13 @@ def ensure_secrets(folder: Path) -> None:
         file = folder / secret.file
         known = read_variables(file)
         if secret.namespace == NATS:
-            passwords = known = {key: known.get(key) or new_password() for key in secret.keys}
+            passwords = wanted = {key: known.get(key) or new_password() for key in secret.keys}
         else:
             (service,) = (name for name in NAMES if namespace_of(name) == secret.namespace)
-            known = _filled(secret, service, known, passwords)
-        if known != read_variables(file):
+            wanted = _filled(secret, service, known, passwords)
+        if wanted != known:
             file.parent.mkdir(exist_ok=True, mode=0o700)
-            write_whole(file, "".join(f"{key}={value}\n" for key, value in known.items()).encode())
+            write_whole(file, "".join(f"{key}={value}\n" for key, value in wanted.items()).encode())
 
 
 def _filled(secret: Secret, service: str, known: Mapping[str, str], passwords: Mapping[str, str]) -> dict[str, str]:

@@ -4,14 +4,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from jsonschema import Draft7Validator, FormatChecker
+from jsonschema.validators import validator_for
 
 from orderly.contracts import FOLDER, from_yaml
 from orderly.newman import ROOT
 
 Json = dict[str, Any]
+
+SPECIFICATION: Final = Path(__file__).parent / "data" / "asyncapi-3.1.0.json"
+"""The official schema: `schemas/3.1.0.json` of the npm package @asyncapi/specs 6.11.1, Apache-2.0."""
 
 
 @cache
@@ -34,6 +39,23 @@ def references(value: Any) -> list[str]:
         own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
         return own + [one for inner in value.values() for one in references(inner)]
     return [one for inner in value for one in references(inner)] if isinstance(value, list) else []
+
+
+def components_of(document: Json) -> set[str]:
+    """List what can be referred to; ways to authenticate are named, not referred to."""
+    return {
+        f"#/components/{kind}/{name}"
+        for kind, named in document["components"].items()
+        if kind != "securitySchemes"
+        for name in named
+    }
+
+
+def faults(document: Json) -> list[str]:
+    """Say where a document is not what the official schema of AsyncAPI 3.1.0 wants."""
+    specification = json.loads(SPECIFICATION.read_text(encoding="utf-8"))
+    errors = validator_for(specification)(specification).iter_errors(document)
+    return [f"{list(error.absolute_path)}: {error.message[:300]}" for error in errors]
 
 
 def problems(document: Json, schema: Json, value: Any) -> list[str]:

@@ -1,7 +1,4 @@
-"""Every command in what is written for people could be given: programs, recipes, arguments, paths and names exist.
-
-`AWAITED` names what the guides promise before it is there. What has come is reported, to be taken off the list.
-"""
+"""Every command in what is written for people could be given: programs, recipes, arguments, paths and names exist."""
 
 import argparse
 import contextlib
@@ -28,9 +25,6 @@ from orderly.newman import ROOT
 from orderly.services import NAMES, SERVICES
 from orderly.settings import Settings
 from orderly.tests.guides import SHELL, Block, Command, code_spans, commands, functions, guide, guides
-
-AWAITED: Final[set[str]] = set()
-"""Recipes, files and folders; a folder stands for all that is in it."""
 
 MADE_ON_THE_WAY: Final = "loyalty"
 """The service that the walkthrough makes; `test_walkthrough.py` follows it."""
@@ -99,8 +93,6 @@ def just(words: Sequence[str]) -> None:
     if not names:
         return
     name, *arguments = names
-    if f"just {name}" in AWAITED:
-        return
     refuse_unless(name in recipes(), f"there is no recipe {name}")
     recipe = recipes()[name]
     refuse_unless(recipe.least <= len(arguments) <= recipe.most, f"{name} takes other arguments")
@@ -133,11 +125,8 @@ def service(words: Sequence[str]) -> None:
 
 
 def there(path: str) -> bool:
-    """Whether a path of the project exists, or is awaited."""
-    plain = path.rstrip("/")
-    if any(plain == awaited or plain.startswith(f"{awaited}/") for awaited in AWAITED):
-        return True
-    return (ROOT / plain).exists()
+    """Whether a path of the project exists."""
+    return (ROOT / path).exists()
 
 
 def files_exist(words: Sequence[str]) -> None:
@@ -295,11 +284,8 @@ def _in_namespace(namespace: str, verb: str, names: Sequence[str]) -> None:
 
 @cache
 def _workloads() -> set[tuple[str, str]]:
-    """Name what the manifests describe, by kind; without overlays, what DESIGN calls them."""
+    """Name what the manifests describe, by kind."""
     found = {("deployment", "ingress-nginx-controller")}
-    if "manifests/overlays" in AWAITED:
-        services = {(kind, name) for kind in ("deployment", "service") for name in (*NAMES, "gateway")}
-        return found | services | {(kind, name) for kind in ("statefulset", "service") for name in ("nats", "postgres")}
     for path in (ROOT / "manifests").rglob("*.yaml"):
         for document in yaml.safe_load_all(path.read_text()):
             if isinstance(document, dict) and "metadata" in document:
@@ -437,12 +423,6 @@ def readable(script: str) -> bool:
 )
 def test_what_could_not_be_given_is_noticed(text: str) -> None:
     assert [why for command in commands(text) if (why := complaints(command))]
-
-
-def test_what_has_come_is_awaited_no_more() -> None:
-    come = {name for name in AWAITED if not name.startswith("just ") and (ROOT / name).exists()}
-    come |= {name for name in AWAITED if name.removeprefix("just ") in recipes()}
-    assert come == set(), "take these off AWAITED, and see whether the commands that name them are right"
 
 
 # Settings

@@ -3,7 +3,6 @@
 import ast
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from libs.web.problems import STATUSES as STATUSES_OF_KINDS
 from orderly.contracts import EVENTS, FOLDER, OPENAPI, contracts, openapi_document, write_contracts
 from orderly.nats_access import FILES
 from orderly.services import NAMES, SERVICES
+from orderly.tests.documents import components_of, references
 
 ROOT = Path(__file__).parents[3]
 BEHIND_DOORS = {door.service for door in DOORS}
@@ -49,22 +49,7 @@ def test_the_contract_is_openapi_3_1() -> None:
 
 def test_every_reference_leads_somewhere_and_every_component_is_referred_to() -> None:
     document = openapi_document()
-    components = {
-        f"#/components/{kind}/{name}"
-        for kind, named in document["components"].items()
-        if kind != "securitySchemes"
-        for name in named
-    }
-    assert references(document) == components
-
-
-def references(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        own = {value["$ref"]} if "$ref" in value else set()
-        return own.union(*(references(inner) for inner in value.values()))
-    if isinstance(value, list):
-        return set().union(*(references(inner) for inner in value))
-    return set()
+    assert set(references(document)) == components_of(document)
 
 
 def test_every_route_is_in_the_contract() -> None:

@@ -1,16 +1,14 @@
 """The four styles of interaction: their APIs are valid, their pictures are what they say, and both agree."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
-from jsonschema.validators import validator_for
 from openapi_spec_validator import validate
 
 from orderly.contracts import FOLDER
-from orderly.tests.documents import found_at, problems, references
+from orderly.tests.documents import components_of, faults, found_at, problems, references
 from orderly.tests.interaction import (
     BUILT,
     PLACE,
@@ -27,7 +25,6 @@ from orderly.tests.interaction import (
     sequences,
     services_of,
 )
-from orderly.tests.test_asyncapi import SPECIFICATION
 
 BY_HAND = [style for style in STYLES if style != BUILT]
 
@@ -67,9 +64,7 @@ def test_an_openapi_document_is_valid(path: Path) -> None:
 
 @EVERY_ASYNCAPI
 def test_an_asyncapi_document_is_valid(path: Path) -> None:
-    specification = json.loads(SPECIFICATION.read_text(encoding="utf-8"))
-    errors = validator_for(specification)(specification).iter_errors(load(path))
-    assert [f"{list(error.absolute_path)}: {error.message[:300]}" for error in errors] == []
+    assert faults(load(path)) == []
     assert load(path)["asyncapi"] == "3.1.0"
 
 
@@ -79,13 +74,7 @@ def test_every_reference_leads_somewhere_and_every_component_is_referred_to(path
     used = set(references(document))
     for reference in used:
         found_at(document, reference)
-    components = {
-        f"#/components/{kind}/{name}"
-        for kind, named in document["components"].items()
-        if kind != "securitySchemes"  # these are named, not referred to
-        for name in named
-    }
-    assert components - used == set()
+    assert components_of(document) - used == set()
 
 
 @EVERY_ASYNCAPI

@@ -94,6 +94,14 @@ def rows_of(table: Table) -> list[dict[str, Any]]:
     return [make(number) for number in range(ROWS if table.name == "outbox" else 3)] if make else []
 
 
+async def execute(url: str, statement: str) -> None:
+    """Have something done to a database behind everybody's back."""
+    database = Database(url, name="test")
+    async with database.writing() as connection:
+        await connection.execute(text(statement))
+    await database.close()
+
+
 async def filled(url: str) -> None:
     database = Database(url, name="test")
     await migrate(database, BILLING.migrations)
@@ -164,13 +172,7 @@ def test_what_the_new_database_refuses_is_said_and_undoes_everything(tmp_path: P
     new = asyncio.run(postgres.create_database(f"t{secrets.token_hex(6)}", secrets.token_hex(8)))
     asyncio.run(filled(old))
 
-    async def spoil() -> None:
-        database = Database(old, name="test")
-        async with database.writing() as connection:
-            await connection.execute(text("update idempotency_keys set outcome = 'a' || char(0) || 'b'"))
-        await database.close()
-
-    asyncio.run(spoil())
+    asyncio.run(execute(old, "update idempotency_keys set outcome = 'a' || char(0) || 'b'"))
     code, out, err = move(new)
     assert (code, out) == (1, "")
     assert err.startswith("the data of billing cannot be copied; nothing was moved (")
@@ -195,13 +197,7 @@ def test_a_database_with_tables_of_others_is_left_alone(tmp_path: Path, move: Mo
     new = f"sqlite:///{tmp_path / 'new.db'}"
     asyncio.run(filled(f"sqlite:///{sqlite_file(tmp_path, 'billing')}"))
 
-    async def occupy() -> None:
-        database = Database(new, name="test")
-        async with database.writing() as connection:
-            await connection.execute(text("create table letters (id integer)"))
-        await database.close()
-
-    asyncio.run(occupy())
+    asyncio.run(execute(new, "create table letters (id integer)"))
     assert move(new)[0::2] == (1, "the new database is not empty: it has letters\n")
 
 

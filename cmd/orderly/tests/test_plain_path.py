@@ -6,20 +6,18 @@ No cluster is asked: in place of kubectl stands a function that writes down what
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 
 from libs.web.keys import load_public_keys, load_signing_key
 from orderly.newman import ROOT
 from orderly.services import NAMES
 from orderly.tests.guides import guide
+from orderly.tests.rendered import overlay
 
-OVERLAY: Final = ROOT / "manifests" / "overlays" / "minikube"
 KUBECTL: Final = "kubectl() { printf '%s\\0' \"$@\" >>calls; printf '\\n' >>calls; }\n"
 
 Keys = dict[tuple[str, str], set[str]]
@@ -92,7 +90,7 @@ def test_each_service_reaches_its_own_database_and_the_broker(folder: Path) -> N
     assert all(password[0].isalpha() for password in passwords), "the broker takes it for a number"
 
 
-def asked_for(documents: list[dict[str, Any]]) -> Keys:
+def asked_for(documents: tuple[dict[str, Any], ...]) -> Keys:
     """List what pods refer to; a secret that is mounted, or read whole, is asked for without a key."""
     wanted: Keys = {}
 
@@ -115,17 +113,8 @@ def asked_for(documents: list[dict[str, Any]]) -> Keys:
     return wanted
 
 
-def rendered() -> list[dict[str, Any]]:
-    if not (OVERLAY / "kustomization.yaml").exists():
-        pytest.skip("the manifests are not there yet")
-    kubectl = Path(sys.executable).parent / "kubectl"
-    command = [str(kubectl), "kustomize", str(OVERLAY)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
 def test_the_secrets_are_those_that_the_manifests_ask_for(folder: Path) -> None:
-    wanted, secrets = asked_for(rendered()), made(folder)
+    wanted, secrets = asked_for(overlay("minikube")), made(folder)
     assert set(secrets) == set(wanted)
     assert {name: keys - set(secrets[name]) for name, keys in wanted.items() if keys - set(secrets[name])} == {}
 
@@ -153,7 +142,7 @@ def test_what_is_uninstalled_is_what_was_installed(folder: Path) -> None:
 def test_every_claim_is_deleted() -> None:
     claims = {
         (document["metadata"]["namespace"], f"{template['metadata']['name']}-{document['metadata']['name']}-0")
-        for document in rendered()
+        for document in overlay("minikube")
         if document["kind"] == "StatefulSet"
         for template in document["spec"]["volumeClaimTemplates"]
     }
