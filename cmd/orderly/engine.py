@@ -34,7 +34,7 @@ class Engine:
         return subprocess.run(
             [self.program, *arguments],
             cwd=ROOT,
-            env={**os.environ, "DOCKER_BUILDKIT": "1", **self.variables, **more},
+            env=self._environment(more),
             check=False,
             capture_output=True,
             text=True,
@@ -50,10 +50,12 @@ class Engine:
 
     def show(self, *arguments: str, **more: str) -> None:
         """Call docker and let it print where we do. Raises `CannotStart`."""
-        environment = {**os.environ, "DOCKER_BUILDKIT": "1", **self.variables, **more}
-        done = subprocess.run([self.program, *arguments], cwd=ROOT, env=environment, check=False)
+        done = subprocess.run([self.program, *arguments], cwd=ROOT, env=self._environment(more), check=False)
         if done.returncode != 0:
             raise CannotStart(f"docker {arguments[0]} failed; its message stands above")
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        return {**os.environ, "DOCKER_BUILDKIT": "1", **self.variables, **more}
 
     def complaint(self) -> str | None:
         """Say what is missing for containers and Compose, in one sentence; None when nothing is."""

@@ -211,7 +211,6 @@ def incarnation_of(consumer: dict[str, Any]) -> int:
 
 
 def _headers(answer: dict[str, Any]) -> bytes:
-
     return base64.b64decode(answer["message"].get("hdrs", ""))
 
 
