@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 FIRST_BACKOFF_S: Final = 0.2
 LONGEST_BACKOFF_S: Final = 5.0
@@ -38,20 +38,44 @@ class Program:
         return self.name if self.replica == 1 else f"{self.name}#{self.replica}"
 
 
+class Process(Protocol):
+    """A process that was started: what asyncio says of it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended: its exit code, or a signal's number below zero; nothing while it runs."""
+
+    async def wait(self) -> int:
+        """Wait until it ends; return how."""
+
+    def send_signal(self, signal: int, /) -> None:
+        """Send it a signal. Raises `ProcessLookupError` when it has ended."""
+
+
 @dataclass(slots=True)
 class _Kept:
     program: Program
-    process: asyncio.subprocess.Process | None = None
+    process: Process | None = None
     watching: "asyncio.Task[None] | None" = None
     stopping: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Supervisor:
-    """Keeps programs running until they are stopped. `say` gets one sentence whenever something happens."""
+    """Keeps programs running until they are stopped. `say` gets one sentence whenever something happens.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    `spawn` starts a process.
+    """
+
+    def __init__(
+        self, say: Callable[[str], None], spawn: "Callable[[Program], Awaitable[Process]] | None" = None
+    ) -> None:
         self._say = say
+        self._start_process = spawn or execute
         self._kept: dict[str, _Kept] = {}
 
     async def start(self, program: Program) -> None:
@@ -95,18 +119,7 @@ class Supervisor:
         program.log.parent.mkdir(parents=True, exist_ok=True)
         if program.log.exists() and program.log.stat().st_size > LOG_AT_MOST:
             program.log.replace(program.log.with_suffix(".old.log"))
-        with program.log.open("ab") as log:
-            kept.process = await asyncio.create_subprocess_exec(
-                *program.argv,
-                env=dict(program.env),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the supervisor, which stops everybody in order
-                user=program.user,
-                extra_groups=[] if program.user else None,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
+        kept.process = await self._start_process(program)
         kept.changed.set()
 
     async def _watch(self, kept: _Kept) -> None:
@@ -141,13 +154,29 @@ class Supervisor:
             except TimeoutError:
                 self._say(f"{kept.program.label} did not stop within {KILL_AFTER_S:.0f} s; killing it")
                 with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+                    process.send_signal(signal.SIGKILL)
                 await process.wait()
         if kept.watching:
             await asyncio.gather(kept.watching, return_exceptions=True)
 
 
-def _die_with_parent() -> None:
+async def execute(program: Program) -> Process:
+    """Start a process of a program."""
+    with program.log.open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *program.argv,
+            env=dict(program.env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the supervisor, which stops everybody in order
+            user=program.user,
+            extra_groups=[] if program.user else None,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def die_with_parent() -> None:
     """Ask Linux to end this process when its supervisor dies, however it dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

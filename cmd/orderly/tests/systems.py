@@ -14,10 +14,12 @@ from typing import Any
 import aiohttp
 
 from libs.local.servers import free_port
+from libs.local.supervisor import Supervisor
 from libs.tests.eventually import eventually
 from orderly.audit import audit
 from orderly.services import NAMES
 from orderly.system import DatabaseKind, Plan, System
+from orderly.tests.preloaded import spawn
 
 
 @asynccontextmanager
@@ -35,6 +37,7 @@ async def running_system(
     said: list[str] = []
     plan = Plan(folder, free_port(), free_port(), database, replicas, database_urls or {}, extra or {})
     system = kind(plan, said.append)
+    system.supervisor = Supervisor(said.append, spawn)
     try:
         await system.start()
         yield system

@@ -21,6 +21,7 @@ from libs.tests.eventually import eventually
 from orderly.credentials import ensure_credentials
 from orderly.services import NAMES, SERVICES
 from orderly.system import DatabaseKind, System
+from orderly.tests.preloaded import spawn
 from orderly.tests.systems import assert_the_books_balance, customers, running_system
 
 both_databases = pytest.mark.parametrize("database", ["sqlite", "postgres"])
@@ -155,7 +156,7 @@ async def test_a_service_says_what_it_awaits_and_goes_on_when_it_is_there(tmp_pa
         FINGERPRINT_KEY=credentials.fingerprint_key,
         JWT_PUBLIC_KEYS=str(credentials.public_keys),
     )
-    supervisor = Supervisor(lambda _sentence: None)
+    supervisor = Supervisor(lambda _sentence: None, spawn)
     log = tmp_path / "logs" / "billing.log"
     program = str(Path(sys.executable).parent / "billing")
     try:
