@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from auth.domain import User
 from auth.tables import users
-from libs.storage.database import insert_new
+from libs.storage.sets import among, insert_new
 
 
 class SqlUsers:
@@ -66,7 +66,7 @@ class SqlUsers:
 
     async def find_all(self, user_ids: Collection[UUID]) -> Mapping[UUID, User]:
         """See `Users`."""
-        query = select(users).where(users.c.id.in_(user_ids))
+        query = select(users).where(among(self._connection, users.c.id, user_ids))
         return {row.id: _user(row) for row in await self._connection.execute(query)}
 
     async def by_login(self, login: str) -> User | None:

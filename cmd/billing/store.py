@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, insert, select, update
+from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.domain import DeclineReason, Payment, PaymentOutcome, Refund, Transfer, TransferKind, Wallet
 from billing.tables import payments, refunds, transfers, wallets
 from libs.errors import Kind, Refusal
-from libs.storage.database import insert_new
+from libs.storage.sets import among, insert_all, insert_new, update_all
 
 
 class SqlBooks:
@@ -37,27 +37,24 @@ class SqlBooks:
 
     async def wallets(self, user_ids: Collection[UUID]) -> Mapping[UUID, Wallet]:
         """See `Books`."""
-        query = select(wallets).where(wallets.c.user_id.in_(user_ids))
+        query = select(wallets).where(among(self._connection, wallets.c.user_id, user_ids))
         return {row.user_id: _wallet(row) for row in await self._connection.execute(query)}
 
     async def lock_wallets(self, user_ids: Collection[UUID]) -> Mapping[UUID, Wallet]:
         """See `Books`. SQLite ignores ``for update``: its transactions have locked the file from their begin."""
-        query = select(wallets).where(wallets.c.user_id.in_(user_ids)).order_by(wallets.c.user_id).with_for_update()
+        wanted = among(self._connection, wallets.c.user_id, user_ids)
+        query = select(wallets).where(wanted).order_by(wallets.c.user_id).with_for_update()
         return {row.user_id: _wallet(row) for row in await self._connection.execute(query)}
 
     async def record(self, changed: Sequence[Wallet], made: Sequence[Transfer]) -> None:
         """See `Books`."""
         if not made:
             return
-        statement = (
-            update(wallets)
-            .where(wallets.c.user_id == bindparam("owner"))
-            .values(balance_minor=bindparam("balance"), version=bindparam("count"))
-        )
-        await self._connection.execute(
-            statement,
-            [{"owner": wallet.user_id, "balance": wallet.balance_minor, "count": wallet.version} for wallet in changed],
-        )
+        balances = [
+            {"user_id": wallet.user_id, "balance_minor": wallet.balance_minor, "version": wallet.version}
+            for wallet in changed
+        ]
+        await update_all(self._connection, wallets, balances, key="user_id")
         rows = [
             {
                 "id": transfer.id,
@@ -73,13 +70,12 @@ class SqlBooks:
             }
             for transfer in made
         ]
-        await self._connection.execute(insert(transfers), rows)
+        await insert_all(self._connection, transfers, rows)
 
     async def payments(self, order_ids: Collection[UUID]) -> Mapping[UUID, Payment]:
         """See `Books`."""
-        query = (
-            select(payments).where(payments.c.order_id.in_(order_ids)).order_by(payments.c.order_id).with_for_update()
-        )
+        wanted = among(self._connection, payments.c.order_id, order_ids)
+        query = select(payments).where(wanted).order_by(payments.c.order_id).with_for_update()
         return {row.order_id: _payment(row) for row in await self._connection.execute(query)}
 
     async def add_payments(self, decided: Sequence[Payment]) -> None:
@@ -102,7 +98,7 @@ class SqlBooks:
 
     async def refunds(self, order_ids: Collection[UUID]) -> Mapping[UUID, Refund]:
         """See `Books`."""
-        query = select(refunds).where(refunds.c.order_id.in_(order_ids))
+        query = select(refunds).where(among(self._connection, refunds.c.order_id, order_ids))
         return {
             row.order_id: Refund(row.order_id, row.user_id, row.amount_minor)
             for row in await self._connection.execute(query)

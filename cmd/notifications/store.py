@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.storage.database import insert_new
+from libs.storage.sets import among, insert_new, update_all
 from notifications.domain import Contact, Letter, LetterKind
 from notifications.tables import contacts, letters
 
@@ -51,7 +51,7 @@ class SqlLetters:
 
     async def contacts(self, user_ids: Collection[UUID]) -> Mapping[UUID, Contact]:
         """See `Letters`."""
-        query = select(contacts).where(contacts.c.user_id.in_(user_ids), contacts.c.version >= 0)
+        query = select(contacts).where(among(self._connection, contacts.c.user_id, user_ids), contacts.c.version >= 0)
         return {
             row.user_id: Contact(row.user_id, row.login, row.email, row.first_name, row.version)
             for row in await self._connection.execute(query)
@@ -66,7 +66,7 @@ class SqlLetters:
         if not unknown:
             return known
         await insert_new(self._connection, contacts, unknown, key="user_id")
-        waited_for = contacts.c.user_id.in_([row["user_id"] for row in unknown])
+        waited_for = among(self._connection, contacts.c.user_id, [row["user_id"] for row in unknown])
         locked = select(contacts.c.user_id).where(waited_for).order_by(contacts.c.user_id).with_for_update()
         await self._connection.execute(locked)  # the row may be that of an earlier letter
         return await self.contacts(user_ids)
@@ -91,20 +91,14 @@ class SqlLetters:
 
     async def unaddressed(self, user_ids: Collection[UUID]) -> Sequence[Letter]:
         """See `Letters`."""
-        lacking = letters.c.user_id.in_(user_ids) & letters.c.recipient.is_(None)
+        lacking = among(self._connection, letters.c.user_id, user_ids) & letters.c.recipient.is_(None)
         query = select(letters).where(lacking).order_by(letters.c.id).with_for_update()
         return [_letter(row) for row in await self._connection.execute(query)]
 
     async def address(self, completed: Sequence[Letter]) -> None:
         """See `Letters`."""
-        statement = (
-            update(letters)
-            .where(letters.c.id == bindparam("letter"))
-            .values(recipient=bindparam("to"), body=bindparam("text"))
-        )
-        rows = [{"letter": letter.id, "to": letter.recipient, "text": letter.body} for letter in completed]
-        if rows:
-            await self._connection.execute(statement, rows)
+        rows = [{"id": letter.id, "recipient": letter.recipient, "body": letter.body} for letter in completed]
+        await update_all(self._connection, letters, rows, key="id")
 
     async def page(self, owner: UUID, *, order_id: UUID | None, before: UUID | None, limit: int) -> Sequence[Letter]:
         """See `Letters`."""

@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, func, insert, select, update
+from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.storage.sets import among, insert_all, update_all
 from orders.domain import Order, OrderStatus
 from orders.tables import orders
 
@@ -34,40 +35,28 @@ class SqlOrders:
             }
             for order in placed
         ]
-        if rows:
-            await self._connection.execute(insert(orders), rows)
+        await insert_all(self._connection, orders, rows)
 
     async def lock(self, order_ids: Collection[UUID]) -> Mapping[UUID, Order]:
         """See `Orders`."""
-        query = select(orders).where(orders.c.id.in_(order_ids)).order_by(orders.c.id).with_for_update()
+        wanted = among(self._connection, orders.c.id, order_ids)
+        query = select(orders).where(wanted).order_by(orders.c.id).with_for_update()
         return {row.id: _order(row) for row in await self._connection.execute(query)}
 
     async def save(self, changed: Sequence[Order], *, due_at: datetime) -> None:
         """See `Orders`."""
-        statement = (
-            update(orders)
-            .where(orders.c.id == bindparam("order"))
-            .values(
-                status=bindparam("now_status"),
-                reason=bindparam("now_reason"),
-                refunded_minor=bindparam("now_refunded"),
-                due_at=bindparam("now_due"),
-                restated=bindparam("now_restated"),
-            )
-        )
         rows = [
             {
-                "order": order.id,
-                "now_status": order.status.value,
-                "now_reason": order.reason,
-                "now_refunded": order.refunded_minor,
-                "now_due": None if order.settled else due_at,
-                "now_restated": order.restated,
+                "id": order.id,
+                "status": order.status.value,
+                "reason": order.reason,
+                "refunded_minor": order.refunded_minor,
+                "due_at": None if order.settled else due_at,
+                "restated": order.restated,
             }
             for order in changed
         ]
-        if rows:
-            await self._connection.execute(statement, rows)
+        await update_all(self._connection, orders, rows, key="id")
 
     async def overdue(self, by: datetime, *, limit: int) -> Sequence[Order]:
         """See `Orders`."""
@@ -97,7 +86,7 @@ class SqlOrders:
 
     async def find_all(self, order_ids: Collection[UUID]) -> Mapping[UUID, Order]:
         """See `Orders`."""
-        query = select(orders).where(orders.c.id.in_(order_ids))
+        query = select(orders).where(among(self._connection, orders.c.id, order_ids))
         return {row.id: _order(row) for row in await self._connection.execute(query)}
 
     async def page(self, owner: UUID, *, before: UUID | None, limit: int) -> Sequence[Order]:

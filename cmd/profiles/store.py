@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.storage.database import insert_new
+from libs.storage.sets import among, insert_new, update_all
 from profiles.domain import Profile
 from profiles.tables import profiles
 
@@ -26,39 +26,28 @@ class SqlProfiles:
 
     async def lock(self, user_ids: Collection[UUID]) -> Mapping[UUID, Profile]:
         """See `Profiles`."""
-        query = select(profiles).where(profiles.c.user_id.in_(user_ids)).order_by(profiles.c.user_id).with_for_update()
+        wanted = among(self._connection, profiles.c.user_id, user_ids)
+        query = select(profiles).where(wanted).order_by(profiles.c.user_id).with_for_update()
         return {row.user_id: _profile(row) for row in await self._connection.execute(query)}
 
     async def save(self, changed: Sequence[Profile]) -> None:
         """See `Profiles`."""
-        statement = (
-            update(profiles)
-            .where(profiles.c.user_id == bindparam("user"))
-            .values(
-                email=bindparam("now_email"),
-                first_name=bindparam("now_first_name"),
-                last_name=bindparam("now_last_name"),
-                phone=bindparam("now_phone"),
-                version=bindparam("now_version"),
-            )
-        )
         rows = [
             {
-                "user": profile.user_id,
-                "now_email": profile.email,
-                "now_first_name": profile.first_name,
-                "now_last_name": profile.last_name,
-                "now_phone": profile.phone,
-                "now_version": profile.version,
+                "user_id": profile.user_id,
+                "email": profile.email,
+                "first_name": profile.first_name,
+                "last_name": profile.last_name,
+                "phone": profile.phone,
+                "version": profile.version,
             }
             for profile in changed
         ]
-        if rows:
-            await self._connection.execute(statement, rows)
+        await update_all(self._connection, profiles, rows, key="user_id")
 
     async def find_all(self, user_ids: Collection[UUID]) -> Mapping[UUID, Profile]:
         """See `Profiles`."""
-        query = select(profiles).where(profiles.c.user_id.in_(user_ids))
+        query = select(profiles).where(among(self._connection, profiles.c.user_id, user_ids))
         return {row.user_id: _profile(row) for row in await self._connection.execute(query)}
 
 

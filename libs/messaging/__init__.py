@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from libs.messaging.envelope import Event, Origin
     from libs.messaging.participant import taking_part
     from libs.messaging.unit import Unit
-    from libs.storage.database import insert_new
+    from libs.storage.sets import insert_new
 
 __all__ = ["Event", "Fact", "Listens", "Origin", "Unit", "insert_new", "taking_part"]
 
@@ -23,7 +23,7 @@ _PLACES: Final = {
     "Listens": "libs.messaging.consumer",
     "Origin": "libs.messaging.envelope",
     "Unit": "libs.messaging.unit",
-    "insert_new": "libs.storage.database",
+    "insert_new": "libs.storage.sets",
     "taking_part": "libs.messaging.participant",
 }
 

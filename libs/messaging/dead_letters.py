@@ -19,7 +19,7 @@ from libs.ids import uuid7
 from libs.messaging.bus import Delivery, matches
 from libs.messaging.envelope import Outgoing, headers_of
 from libs.messaging.tables import dead_letter_acts, dead_letters
-from libs.storage.database import insert_new
+from libs.storage.sets import insert_new
 from libs.tracing import Trace
 
 LONGEST_ID: Final = 200

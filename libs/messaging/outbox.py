@@ -6,11 +6,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.messaging.envelope import Outgoing
 from libs.messaging.tables import outbox
+from libs.storage.sets import insert_all, update_all
 
 RETENTION: Final = timedelta(days=8)
 """Published rows are kept longer than any stream (7 days), so a stream can be made anew from them."""
@@ -18,8 +19,7 @@ RETENTION: Final = timedelta(days=8)
 
 async def write(connection: AsyncConnection, messages: Sequence[Outgoing]) -> None:
     """Write the messages into the outbox, in the caller's transaction."""
-    if messages:
-        await connection.execute(insert(outbox), [_to_row(message) for message in messages])
+    await insert_all(connection, outbox, [_to_row(message) for message in messages])
 
 
 async def unpublished(
@@ -43,10 +43,8 @@ async def unpublished(
 
 async def mark_published(connection: AsyncConnection, sequences: Sequence[tuple[UUID, int]], *, now: datetime) -> None:
     """Record where the stream keeps each message."""
-    statement = (
-        update(outbox).where(outbox.c.id == bindparam("row_id")).values(published_at=now, sequence=bindparam("at"))
-    )
-    await connection.execute(statement, [{"row_id": row_id, "at": sequence} for row_id, sequence in sequences])
+    rows = [{"id": row_id, "published_at": now, "sequence": sequence} for row_id, sequence in sequences]
+    await update_all(connection, outbox, rows, key="id")
 
 
 async def clear_marks(connection: AsyncConnection) -> int:

@@ -22,7 +22,7 @@ from libs.messaging.bus import Bus, BusUnavailable, StreamForgot, StreamState
 from libs.messaging.tables import outbox as messages
 from libs.messaging.tables import streams
 from libs.storage import Database
-from libs.storage.database import insert_new
+from libs.storage.sets import insert_new
 
 CHECK_EVERY_S: Final = 30.0
 """How often the stream is looked at without any reason for doubt."""

@@ -2,13 +2,12 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import URL, Connection, Engine, Table, event, make_url, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import URL, Connection, Engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -164,18 +163,3 @@ def is_transient(error: BaseException) -> bool:
     if code is not None:
         return code & 0xFF in _TRANSIENT_SQLITE_CODES
     return isinstance(error, OperationalError | InterfaceError)
-
-
-async def insert_new(
-    connection: AsyncConnection, table: Table, rows: Sequence[dict[str, Any]], *, key: str
-) -> set[Any]:
-    """Insert the rows whose `key` is not there yet; return the keys that this call inserted.
-
-    A concurrent transaction that inserted the same key first is waited for, and its row counts as there.
-    """
-    if not rows:
-        return set()
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(table).on_conflict_do_nothing().returning(table.c[key])
-    result = await connection.execute(statement, list(rows))
-    return set(result.scalars())

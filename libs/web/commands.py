@@ -5,7 +5,6 @@ Nothing waits for a batch to fill, so a lone request pays nothing for it.
 """
 
 import asyncio
-import hashlib
 import hmac
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import structlog
 from pydantic import TypeAdapter
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +22,7 @@ from libs.errors import FieldError, Kind, Refusal, overloaded, unavailable
 from libs.messaging.tables import idempotency_keys
 from libs.messaging.unit import Unit, Units
 from libs.storage import is_transient
+from libs.storage.sets import among, insert_all
 from libs.tracing import Trace
 
 StoreT = TypeVar("StoreT")
@@ -50,8 +50,8 @@ class Key:
     @classmethod
     def of(cls, secret: bytes, *, subject: str, route: str, key: str, body: str) -> "Key":
         """Derive the id from (subject, route, key), and the fingerprint from the body; both are keyed hashes."""
-        scope = hmac.new(secret, f"{subject}\0{route}\0{key}".encode(), hashlib.sha256)
-        return cls(scope.digest(), hmac.new(secret, body.encode(), hashlib.sha256).digest())
+        scope = f"{subject}\0{route}\0{key}".encode()
+        return cls(hmac.digest(secret, scope, "sha256"), hmac.digest(secret, body.encode(), "sha256"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +183,9 @@ class _Line(Generic[StoreT]):
             if command.key and not (isinstance(answer, Refusal) and answer.kind is not Kind.CONFLICT):
                 recorded[command.key.id] = (command.key.fingerprint, answer)
                 records.append(self._record(command.key, answer, unit))
-        if records:
-            # In one order for everybody: two replicas with the same keys wait for, and do not block, each other.
-            await unit.connection.execute(insert(idempotency_keys), sorted(records, key=lambda record: record["id"]))
+        # In one order for everybody: two replicas with the same keys wait for, and do not block, each other.
+        records.sort(key=lambda record: record["id"])
+        await insert_all(unit.connection, idempotency_keys, records)
         return [self._outcome(command, answers, recorded, first) for command in commands]
 
     def _outcome(
@@ -219,8 +219,8 @@ class _Line(Generic[StoreT]):
     async def _recorded(self, unit: Unit[StoreT], keys: Sequence[Key]) -> dict[bytes, tuple[bytes, Any]]:
         if not keys:
             return {}
-        query = select(idempotency_keys).where(idempotency_keys.c.id.in_([key.id for key in keys]))
-        rows = await unit.connection.execute(query)
+        wanted = among(unit.connection, idempotency_keys.c.id, [key.id for key in keys])
+        rows = await unit.connection.execute(select(idempotency_keys).where(wanted))
         return {row.id: (row.fingerprint, self._read(row.outcome)) for row in rows}
 
     def _record(self, key: Key, answer: Any, unit: Unit[StoreT]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from libs.messaging.tests.stage import (
 )
 from libs.messaging.unit import Unit
 from libs.storage import Database
-from libs.storage.database import insert_new
+from libs.storage.sets import insert_new
 from libs.tests.eventually import eventually
 from libs.tracing import Trace
 

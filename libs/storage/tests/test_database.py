@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from libs.errors import Refusal, unavailable
 from libs.local.servers import free_port
 from libs.storage import Database, database, is_transient
-from libs.storage.database import insert_new
+from libs.storage.sets import insert_new
 from libs.tests.units import on_postgres, on_sqlite, shared_database
 
 database_url = shared_database()
