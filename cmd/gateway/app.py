@@ -21,18 +21,12 @@ def make_gateway(settings: Settings) -> web.Application:
     Strangers reach ``/client`` only, through the ingress; probes and metrics stand beside it, for those inside.
     """
     telemetry = Telemetry.of("gateway", settings, edge=True)
-    upstream = Upstream(
-        settings.replicas(),
-        timeout_s=settings.upstream_timeout_s,
-        requests_at_most=settings.requests_at_most,
-        spans=telemetry.spans,
-    )
+    upstream = Upstream(settings.replicas(), timeout_s=settings.upstream_timeout_s, spans=telemetry.spans)
     verifier = Verifier(settings.jwt_public_keys, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
 
     async def connections(_app: web.Application) -> AsyncIterator[None]:
-        await upstream.open()
         yield
-        await upstream.close()
+        upstream.close()
         await telemetry.close()
 
     admitting = admit(settings.requests_at_most, always=("/livez", "/readyz", "/metrics", *HEALTH))

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-import aiohttp
 import structlog
 from yarl import URL
 
+from gateway.connections import Broken, Connections, Reply
 from libs.errors import unavailable
 from libs.telemetry import Kind, Spans
 from libs.tracing import Trace
@@ -29,44 +29,25 @@ class Asked:
     body: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a service answered."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 class Upstream:
     """Sends requests to the replicas of the services in turn, over connections that are kept."""
 
-    def __init__(
-        self, replicas: Mapping[str, tuple[str, ...]], *, timeout_s: float, requests_at_most: int, spans: Spans
-    ) -> None:
+    def __init__(self, replicas: Mapping[str, tuple[str, ...]], *, timeout_s: float, spans: Spans) -> None:
         self._spans = spans
         self._replicas = dict(replicas)
         self._turns = {service: itertools.cycle(urls) for service, urls in replicas.items()}
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=2)
-        # Nobody waits for a connection: there is one for each request, and some for questions about health.
-        self._connections = requests_at_most + 4 * sum(map(len, replicas.values()))
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout_s = timeout_s
+        self._connections = {url: Connections(url) for urls in replicas.values() for url in urls}
 
     @property
     def services(self) -> tuple[str, ...]:
         """The services there are."""
         return tuple(self._replicas)
 
-    async def open(self) -> None:
-        """Make the pool of connections."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=30), auto_decompress=False
-        )
-
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections."""
-        if self._session:
-            await self._session.close()
+        for connections in self._connections.values():
+            connections.close()
 
     async def send(self, service: str, asked: Asked, trace: Trace) -> Reply:
         """Send a request; a second time, to the next replica, when the first attempt's connection broke.
@@ -78,12 +59,8 @@ class Upstream:
             base = next(self._turns[service])
             try:
                 return await self._traced(base, asked, trace.child(), again=last)
-            except (
-                aiohttp.ClientConnectionError,
-                asyncio.IncompleteReadError,
-                aiohttp.ClientPayloadError,
-            ) as error:
-                if last or isinstance(error, aiohttp.ServerTimeoutError):
+            except Broken as error:
+                if last:
                     log.warning("service does not answer", upstream=service, error=str(error))
                     raise unavailable(service) from error
             except TimeoutError as error:
@@ -119,22 +96,12 @@ class Upstream:
             async with asyncio.timeout(2):
                 reply = await self._once(base, Asked("GET", "/readyz", {}, None))
             return reply.status == HTTPStatus.OK and not json.loads(reply.body).get("awaits")
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        except (Broken, TimeoutError, ValueError):
             return False
 
     async def _once(self, base: str, asked: Asked) -> Reply:
-        assert self._session is not None
-        request = self._session.request(
-            # encoded: the path goes on as it came, so that "/orders/../readyz" reaches nothing that it should not.
-            asked.method,
-            URL(base + asked.path, encoded=True),
-            headers=asked.headers,
-            data=asked.body,
-            timeout=self._timeout,
-            allow_redirects=False,
-        )
-        async with request as response:
-            return Reply(response.status, response.headers, await response.read())
+        async with asyncio.timeout(self._timeout_s):
+            return await self._connections[base].ask(asked.method, asked.path, asked.headers, asked.body)
 
 
 def _attributes(base: str, asked: Asked, status: int, *, again: bool) -> dict[str, str | int]:

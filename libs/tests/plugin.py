@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,18 @@ import pytest
 
 if TYPE_CHECKING:
     from libs.local.servers import Postgres
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config,
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run tests marked so on the loop that services run on; the others on the one that can start servers."""
+    if item.get_closest_marker("uvloop") is None:
+        return {"asyncio": asyncio.new_event_loop}
+    import uvloop  # noqa: PLC0415 - not on Windows
+
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

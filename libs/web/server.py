@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from aiohttp import web
@@ -99,10 +99,10 @@ class _Protocol(RequestHandler):
             self.force_close()
 
     def _turn_away(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         body = problem_response(overloaded()).body
         assert isinstance(body, bytes)
-        transport.write(BUSY % (len(body), body))
+        answering = cast("asyncio.Transport", transport)  # uvloop's are not registered as such
+        answering.write(BUSY % (len(body), body))
         self.force_close()
 
     def handle_error(

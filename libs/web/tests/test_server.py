@@ -20,6 +20,8 @@ from libs.web.observing import observing
 from libs.web.problems import BODY_AT_MOST
 from libs.web.server import serving
 
+pytestmark = pytest.mark.uvloop
+
 
 class House:
     """A server whose guests can be counted, and held up."""
