@@ -1,7 +1,6 @@
 """Kept HTTP/1.1 connections to the services: a request out, an answer back, and nothing that our services do not need.
 
-aiohttp's client does much more, and that is a third of what the gateway costs (docs/decisions/0023-fast-gateway.md).
-Parsing is llhttp's, through httptools.
+aiohttp's client does much more, and was a third of what the gateway cost. Parsing is llhttp's, through httptools.
 """
 
 import asyncio
