@@ -116,8 +116,8 @@ class OwnStream:
             raise StreamForgot(f"{self._name} is being made anew")
         await outbox.mark_published(connection, sequences, now=now)
 
-    def marked(self, standing: Standing, newest: int) -> None:
-        """Take note of marks that have been committed."""
+    def acknowledged(self, standing: Standing, newest: int) -> None:
+        """Take note of how far the stream has got: what it stores from now on gets a higher sequence."""
         if self._standing and self._standing.incarnation == standing.incarnation:
             self._advance(newest)
 

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import structlog
 from libs.messaging import outbox, own_stream
 from libs.messaging.bus import Bus, BusUnavailable, StreamForgot
 from libs.messaging.envelope import Outgoing
-from libs.messaging.own_stream import OwnStream
+from libs.messaging.own_stream import OwnStream, Standing
 from libs.storage import Database, is_transient
 from libs.tasks import going_on
 from libs.telemetry import Telemetry
@@ -26,6 +27,9 @@ BATCH: Final = 256
 
 HELD_AT_MOST: Final = 8_192
 """Messages kept in memory. The rest stay in the outbox until the sweep comes for them."""
+
+MARKED_TOGETHER: Final = 4
+"""Batches that are marked in one transaction, at most."""
 
 SWEEP_EVERY_S: Final = 1.0
 LEFT_BEHIND: Final = timedelta(seconds=2)
@@ -39,8 +43,20 @@ STALLED_S: Final = 10.0
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Messages that the stream has acknowledged, and where it keeps each; they are still to be marked."""
+
+    standing: Standing
+    messages: Sequence[Outgoing]
+    sequences: Sequence[int]
+
+
 class Relay:
     """Publishes the outbox. Delivery is at least once: a row is marked only after the stream acknowledged it.
+
+    Nothing waits for a mark: while one batch is marked, the next is published, and what was stored meanwhile is
+    marked together.
 
     Messages of one process are published in the order of their commits while the bus is there; after an
     outage, oldest first. No order holds between processes, and nothing may rely on one.
@@ -52,8 +68,10 @@ class Relay:
         self._bus = bus
         self.stream = OwnStream(database, bus, service)
         self._queue: deque[Outgoing] = deque()
+        self._stored: deque[Stored] = deque()
         self._held: set[UUID] = set()
         self._wake = asyncio.Event()
+        self._marking = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._oldest: datetime | None = None
@@ -75,7 +93,7 @@ class Relay:
     def offer(self, messages: Sequence[Outgoing]) -> None:
         """Take over messages whose transaction has just been committed."""
         new = [message for message in messages if message.id not in self._held]
-        for message in new[: max(0, HELD_AT_MOST - len(self._queue))]:  # the sweep will find the rest
+        for message in new[: max(0, HELD_AT_MOST - len(self._held))]:  # the sweep will find the rest
             self._queue.append(message)
             self._held.add(message.id)
         if self._queue:
@@ -86,11 +104,15 @@ class Relay:
         """Publish until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_forever())
+            tasks.create_task(self._mark_forever())
             tasks.create_task(self._sweep_forever())
             tasks.create_task(self._watch_forever())
 
     async def flush(self, timeout_s: float) -> None:
-        """Wait until everything taken over is published, or `timeout_s` seconds are over (the next start sweeps)."""
+        """Wait until everything taken over is published and marked, or `timeout_s` seconds are over.
+
+        The next start sweeps up the rest.
+        """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout_s)
 
@@ -100,11 +122,10 @@ class Relay:
             await self._wake.wait()
             if not self._queue:
                 self._wake.clear()
-                self._idle.set()
                 continue
             batch = list(islice(self._queue, BATCH))
             try:
-                await self._publish(batch)
+                stored = await self._store(batch)
             except Exception as error:
                 # Unknown whether it is stored: the same ids go out again. Also for what we did not foresee:
                 # a relay that dies would be silence.
@@ -114,11 +135,37 @@ class Relay:
                 await asyncio.sleep(pause_s)
             else:
                 pause_s = 0.0
-                for message in batch:
+                for _ in batch:
                     self._queue.popleft()
-                    self._held.discard(message.id)
+                self._stored.append(stored)
+                self._marking.set()
 
-    async def _publish(self, batch: list[Outgoing]) -> None:
+    async def _mark_forever(self) -> None:
+        pause_s = 0.0
+        while going_on():
+            await self._marking.wait()
+            if not self._stored:
+                self._marking.clear()
+                if not self._queue:
+                    self._idle.set()
+                continue
+            together = _together(self._stored)
+            try:
+                await self._mark(together)
+            except StreamForgot:
+                pass  # all marks were cleared, and the sweep publishes the rows again
+            except Exception as error:
+                pause_s = longer(pause_s)
+                log.warning("marks wait", waiting=len(self._stored), error=str(error), exc_info=not is_transient(error))
+                await asyncio.sleep(pause_s)
+                continue
+            pause_s = 0.0
+            for stored in together:
+                self._stored.popleft()
+                self._held.difference_update(message.id for message in stored.messages)
+
+    async def _store(self, batch: Sequence[Outgoing]) -> Stored:
+        """Have the stream keep messages."""
         standing = await self.stream.assured()
         try:
             with sending(self._telemetry, batch):
@@ -126,11 +173,21 @@ class Relay:
         except StreamForgot:
             self.stream.doubt()
             raise
-        marks = [(message.id, sequence) for message, sequence in zip(batch, sequences, strict=True)]
-        async with self._database.writing() as connection:
-            await self.stream.mark(connection, standing, marks, now=datetime.now(UTC))
-        self.stream.marked(standing, max(sequences))
+        if len(sequences) != len(batch):
+            raise ValueError(f"{len(batch)} messages were stored at {len(sequences)} places")
+        self.stream.acknowledged(standing, max(sequences))
         log.debug("published", batch=len(batch))
+        return Stored(standing, batch, sequences)
+
+    async def _mark(self, together: Sequence[Stored]) -> None:
+        """Mark what was stored under one standing."""
+        marks = {
+            message.id: sequence
+            for stored in together
+            for message, sequence in zip(stored.messages, stored.sequences, strict=True)
+        }
+        async with self._database.writing() as connection:
+            await self.stream.mark(connection, together[0].standing, list(marks.items()), now=datetime.now(UTC))
 
     async def _watch_forever(self) -> None:
         """Look at the stream from time to time: one that was deleted alone says nothing."""
@@ -166,8 +223,15 @@ class Relay:
             return False
         log.info("sweep found unpublished facts", found=len(missed))
         for start in range(0, len(missed), BATCH):
-            await self._publish(missed[start : start + BATCH])
+            await self._mark([await self._store(missed[start : start + BATCH])])
         return True
+
+
+def _together(waiting: Sequence[Stored]) -> list[Stored]:
+    """Choose what is marked together: the oldest, and what was stored after it under the same incarnation."""
+    incarnation = waiting[0].standing.incarnation
+    same = takewhile(lambda stored: stored.standing.incarnation == incarnation, waiting)
+    return list(islice(same, MARKED_TOGETHER))
 
 
 def longer(pause_s: float) -> float:

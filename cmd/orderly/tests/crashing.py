@@ -18,9 +18,8 @@ from libs.messaging import durable, outbox
 from libs.messaging.awaiting import Awaited
 from libs.messaging.consumer import Consumer
 from libs.messaging.envelope import Outgoing
-from libs.messaging.own_stream import OwnStream
 from libs.messaging.pull import _Delivery
-from libs.messaging.relay import Relay
+from libs.messaging.relay import Relay, Stored
 from libs.service import Running
 
 STATING: Final = ("written", "committed", "published", "marked")
@@ -37,7 +36,6 @@ ACK_WAIT_S: Final = 3.0
 """Half a minute otherwise: as long as what was in hand waits for the next process."""
 
 _handled: ContextVar[tuple[str, ...]] = ContextVar("_handled", default=())
-_publishing: ContextVar[tuple[str, ...]] = ContextVar("_publishing", default=())
 
 
 class Fuse:
@@ -65,6 +63,11 @@ def kinds_of(messages: Sequence[Outgoing]) -> tuple[str, ...]:
     return tuple({message.subject.rsplit(".", 1)[0] for message in messages})
 
 
+def kinds_stored(stored: Sequence[Stored]) -> tuple[str, ...]:
+    """List the types of facts among what a stream keeps."""
+    return kinds_of([message for some in stored for message in some.messages])
+
+
 def lay(fuse: Fuse) -> None:
     """Lay the fuse through everything that a process does about facts."""
     around(outbox, "write", after=lambda _connection, messages: fuse.reach("written", kinds_of(messages)))
@@ -77,15 +80,8 @@ def lay(fuse: Fuse) -> None:
         offer(self, messages)
 
     Relay.offer = offering  # type: ignore[method-assign] # a wrapper, as everything here
-    around(Relay, "_publish", before=lambda _self, batch: _publishing.set(kinds_of(batch)))
-    around(OwnStream, "mark", before=lambda *_: fuse.reach("published", _publishing.get()))
-    marked = OwnStream.marked
-
-    def marking(self: OwnStream, *arguments: Any) -> None:
-        fuse.reach("marked", _publishing.get())
-        marked(self, *arguments)
-
-    OwnStream.marked = marking  # type: ignore[method-assign,assignment] # a wrapper, as everything here
+    around(Relay, "_mark", before=lambda _self, stored: fuse.reach("published", kinds_stored(stored)))
+    around(Relay, "_mark", after=lambda _self, stored: fuse.reach("marked", kinds_stored(stored)))
     around(Consumer, "_commit", before=_note_what_is_handled)
     around(_Delivery, "ack", before=lambda delivery: fuse.reach("acknowledging", kind_of(delivery)))
     acknowledge = _Delivery.ack

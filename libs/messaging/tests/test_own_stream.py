@@ -56,7 +56,7 @@ async def published(database: Database, bus: MemoryBus, stream: OwnStream, some:
     async with database.writing() as connection:
         marks = [(one.id, sequence) for one, sequence in zip(some, sequences, strict=True)]
         await stream.mark(connection, standing, marks, now=datetime.now(UTC))
-    stream.marked(standing, max(sequences))
+    stream.acknowledged(standing, max(sequences))
     return standing
 
 
@@ -160,7 +160,7 @@ async def test_a_mark_of_an_earlier_incarnation_is_refused(
         async with database.writing() as connection:
             await stream.mark(connection, standing, [(one.id, 9)], now=datetime.now(UTC))
     assert [row.sequence for row in await rows(database)] == [None]
-    stream.marked(standing, 9)
+    stream.acknowledged(standing, 9)
     assert await stream.assured() == Standing(2, 0)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -147,36 +148,91 @@ async def test_a_crash_before_the_mark_publishes_again_with_the_same_id_and_stor
 
 
 class Mislaying(MemoryBus):
-    """Mislays the outbox while it publishes for the first time, so that what it stored cannot be marked."""
+    """Mislays the outbox while it publishes, so that what it stored cannot be marked before the outbox is found."""
 
     def __init__(self, broker: MemoryBroker, database: Database) -> None:
         super().__init__(broker)
         self._mislaid = mislaid(database, table)
-        self.times = 0
+        self.published = 0
 
     async def publish(self, messages: Sequence[Outgoing], *, above: int = 0) -> list[int]:
-        self.times += 1
-        if self.times == 1:
-            await self._mislaid.__aenter__()
-        elif self.times == 2:
-            await self._mislaid.__aexit__(None, None, None)
+        self.published += 1
+        await self._mislaid.__aenter__()
         return await super().publish(messages, above=above)
+
+    async def find(self) -> None:
+        """Find the outbox again."""
+        await self._mislaid.__aexit__(None, None, None)
 
 
 async def test_a_mark_that_fails_is_made_later(
     database: Database, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "SWEEP_EVERY_S", 3600)
+    failed, longer = list[float](), relay.longer
+
+    def noted(pause_s: float) -> float:
+        failed.append(pause_s)
+        return longer(pause_s)
+
+    monkeypatch.setattr(relay, "longer", noted)
     bus = Mislaying(broker, database)
     stage, fact = Stage(database, bus), order_placed()
 
     async with stage.relaying():
         await stage.state(fact)
-        await eventually(lambda: bus.times == 2)
+        try:
+            await eventually(lambda: len(failed) > 2)
+        finally:
+            await bus.find()
         await stage.relay.flush(5)
 
     assert await marks(database) == [1]
-    assert subjects_in(broker) == [fact.subject]
+    assert bus.published == 1
+    assert failed[:3] == [0.0, 0.05, 0.1]
+
+
+class Slowly(MemoryBus):
+    """Stores at once; the database has to wait for its marks."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.sizes: list[int] = []
+
+    async def publish(self, messages: Sequence[Outgoing], *, above: int = 0) -> list[int]:
+        self.sizes.append(len(messages))
+        return await super().publish(messages, above=above)
+
+
+async def test_nothing_waits_for_a_mark_and_marks_are_made_together(
+    database: Database, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, may_mark, together = Slowly(broker), asyncio.Event(), list[int]()
+    stage = Stage(database, bus)
+    really = stage.relay.stream.mark
+
+    async def mark(connection: Any, standing: Any, sequences: Sequence[Any], **options: Any) -> None:
+        together.append(len(sequences))
+        await may_mark.wait()
+        await really(connection, standing, sequences, **options)
+
+    monkeypatch.setattr(stage.relay.stream, "mark", mark)
+
+    async def publishes(one: Outgoing) -> None:
+        before = len(bus.sizes)
+        stage.relay.offer([one])
+        await eventually(lambda: len(bus.sizes) > before)
+
+    first, *others = messages("orders", 6)
+    async with stage.relaying():
+        await publishes(first)
+        await eventually(lambda: together == [1])
+        for one in others:
+            await publishes(one)
+        may_mark.set()
+        await stage.relay.flush(5)
+    assert bus.sizes == [1] * 6
+    assert together == [1, relay.MARKED_TOGETHER, 1]
 
 
 class Failing(MemoryBus):
