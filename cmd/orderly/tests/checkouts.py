@@ -13,6 +13,7 @@ from typing import Final
 from libs.local.supervisor import environment
 from orderly.newman import ROOT
 
+MYPY: Final = ".mypy_cache"
 SCRIPT: Final = "#!{python}\nfrom {module} import {function}\n\n{function}()\n"
 
 
@@ -27,6 +28,8 @@ class Checkout:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
+        if (ROOT / MYPY).is_dir():
+            shutil.copytree(ROOT / MYPY, folder / MYPY)  # what it knows of files that are the same
         subprocess.run(["git", "-C", str(folder), "init", "--quiet"], check=True)
         venv.create(folder / ".venv", symlinks=True)
         self._bin = folder / ".venv" / "bin"
@@ -57,7 +60,7 @@ class Checkout:
         done = subprocess.run(
             command,
             cwd=self.root,
-            env=environment(PATH=f"{self._bin}{os.pathsep}{os.environ['PATH']}", PYTHONDONTWRITEBYTECODE="1"),
+            env=environment(PATH=f"{self._bin}{os.pathsep}{os.environ['PATH']}"),
             input=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
