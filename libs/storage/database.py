@@ -18,6 +18,10 @@ BUSY_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_S: Final = 15.0
 """How long a statement on PostgreSQL may take; migrations may take as long as they need."""
 
+ABANDONED_AFTER_S: Final = 5.0
+"""How much longer PostgreSQL itself lets a statement take, or a transaction do nothing. It ends them then, and their
+locks with them; nobody else would where the way to the client is dead and neither side was told."""
+
 _WRITABLE: Final = """
     do $$ begin
         if current_setting('transaction_read_only')::bool then raise read_only_sql_transaction; end if;
@@ -75,7 +79,7 @@ class Database:
                 connect_args={
                     "timeout": 5,
                     "command_timeout": statement_timeout_s,
-                    "server_settings": {"application_name": name},
+                    "server_settings": {"application_name": name, **_limits(statement_timeout_s)},
                 },
             )
             _distrust_what_fails(self._writer.sync_engine)
@@ -154,6 +158,14 @@ def _let_us_begin(engine: Engine, begin: str) -> None:
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
+
+
+def _limits(statement_timeout_s: float | None) -> dict[str, str]:
+    """What the server is to end by itself, in milliseconds."""
+    if statement_timeout_s is None:
+        return {}
+    limit = str(int((statement_timeout_s + ABANDONED_AFTER_S) * 1000))
+    return {"statement_timeout": limit, "idle_in_transaction_session_timeout": limit}
 
 
 def _distrust_what_fails(engine: Engine) -> None:

@@ -354,6 +354,34 @@ async def test_one_connection_without_an_answer_casts_doubt_on_all(opened: Datab
     await hasty.close()
 
 
+@on_postgres
+async def test_locks_of_a_client_that_is_gone_without_a_word_are_released(
+    opened: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "ABANDONED_AFTER_S", 0.0)
+    gone = Database(database_url, name="gone", statement_timeout_s=1.0)
+    locked, released = asyncio.Event(), asyncio.Event()
+
+    async def lock_and_do_nothing() -> None:
+        async with gone.writing() as connection:
+            await connection.execute(update(counters).values(value=7))
+            locked.set()
+            await released.wait()
+            await connection.execute(select(counters))
+
+    await write(opened)
+    doing_nothing = asyncio.create_task(lock_and_do_nothing())
+    await locked.wait()
+    async with asyncio.timeout(10):
+        await count_up(opened)
+    released.set()
+    with pytest.raises(SQLAlchemyError) as raised:
+        await doing_nothing
+    assert is_transient(raised.value)
+    assert await values(opened) == {1: 1}
+    await gone.close()
+
+
 async def write(where: Database, number: int = 1) -> None:
     async with where.writing() as connection:
         await connection.execute(insert(counters), [counter(number)])
