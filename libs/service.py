@@ -100,7 +100,7 @@ class Running(Generic[StoreT, ToolsT]):
         missing = []
         if not self._schema_current or self._database_away:
             missing.append("database")
-        if self._bus is None or not self._bus.connected or self._edge is None:
+        if self._bus is None or not self._bus.connected or self._edge is None or self._edge.refusing:
             missing.append("nats")
         return missing
 
