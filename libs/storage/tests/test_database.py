@@ -344,11 +344,14 @@ async def test_a_server_that_lets_nobody_write_is_not_there(opened: Database, re
 
 
 @on_postgres
-async def test_one_connection_without_an_answer_casts_doubt_on_all(opened: Database, database_url: str) -> None:
+@pytest.mark.parametrize("patience_s", [None, 0.2], ids=["its own timeout", "given up from outside"])
+async def test_one_connection_without_an_answer_casts_doubt_on_all(
+    opened: Database, database_url: str, patience_s: float | None
+) -> None:
     hasty = Database(database_url, name="hasty", pool_size=3, statement_timeout_s=0.5)
     before = await sessions(hasty, 3)
     with pytest.raises(TimeoutError):
-        async with hasty.reading() as connection:
+        async with asyncio.timeout(patience_s), hasty.reading() as connection:
             await connection.execute(text("select pg_sleep(30)"))
     assert not before & await sessions(hasty, 3)
     await hasty.close()
