@@ -115,15 +115,21 @@ async def test_faults_of_the_neighbours(database: DatabaseKind, trials: Sequence
 
 
 async def endure(system: System, people: Sequence[Customer], trial: Trial) -> None:
+    clock = asyncio.get_running_loop().time
     async with shopping(people) as answers:
         async with trial.fault.cause(system):
             sights = await look_at(system, trial.held_s)
+        mended_at = clock()
         await system.healthy(within_s=SETTLED_WITHIN_S)
     check(trial, answers, sights)
     for person in people:
         assert set(await person.audit(within_s=SETTLED_WITHIN_S)) <= {"confirmed", "cancelled"}
     await assert_the_books_balance(system)
     await system.healthy(within_s=SETTLED_WITHIN_S)
+    print(  # shown by `just prove cmd/orderly/tests/test_neighbours.py -rP`
+        f"{trial.name}: answered {dict(sorted(answers.statuses.items()))}, the slowest after {answers.slowest[0]:.1f} s"
+        f" ({answers.slowest[1].split()[0]}); settled {clock() - mended_at:.1f} s after it was mended"
+    )
 
 
 def check(trial: Trial, answers: Answers, sights: Sequence[Sight]) -> None:
