@@ -96,11 +96,11 @@ class Running(Generic[StoreT, ToolsT]):
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def awaits(self) -> Sequence[str]:
-        """Name what is not there."""
+        """Name what is not there; also the broker, while it stores so little that new work is refused."""
         missing = []
         if not self._schema_current or self._database_away:
             missing.append("database")
-        if self._bus is None or not self._bus.connected or self._edge is None:
+        if self._bus is None or not self._bus.connected or self._edge is None or self._edge.refusing:
             missing.append("nats")
         return missing
 

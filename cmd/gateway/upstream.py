@@ -53,12 +53,14 @@ class Upstream:
         """Send a request; a second time, to the next replica, when the first attempt's connection broke.
 
         Sending twice is safe: reads and PUTs repeat harmlessly, and the caller gives every POST an idempotency
-        key. Raises `Refusal` (unavailable) when nobody answers in time.
+        key. Raises `Refusal` (unavailable) when nobody answers in time; the second attempt has what the first has left.
         """
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
         for last in (False, True):
             base = next(self._turns[service])
             try:
-                return await self._traced(base, asked, trace.child(), again=last)
+                async with asyncio.timeout_at(deadline):
+                    return await self._traced(base, asked, trace.child(), again=last)
             except Broken as error:
                 if last:
                     log.warning("service does not answer", upstream=service, error=str(error))
@@ -100,8 +102,7 @@ class Upstream:
             return False
 
     async def _once(self, base: str, asked: Asked) -> Reply:
-        async with asyncio.timeout(self._timeout_s):
-            return await self._connections[base].ask(asked.method, asked.path, asked.headers, asked.body)
+        return await self._connections[base].ask(asked.method, asked.path, asked.headers, asked.body)
 
 
 def _attributes(base: str, asked: Asked, status: int, *, again: bool) -> dict[str, str | int]:

@@ -91,7 +91,7 @@ def _open(service: str, url: str) -> Database:
         raise CannotStart(f"the database of {service}: {error}") from None
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         raise CannotStart(f"the database of {service} is not there: {parsed.database}")  # opening would make it
-    return Database(url, name="orderly", pool_size=2)
+    return Database(url, name="orderly", pool_size=2, statement_timeout_s=None)  # an operator sees it wait
 
 
 async def _check(service: Service[Any, Any], database: Database) -> None:

@@ -80,7 +80,7 @@ def _target(url: str, source_url: str | None) -> Database:
         raise CannotStart(f"the new database: {error}") from None
     if source_url and parsed == driver_url(source_url):
         raise CannotStart("the new database is the old one")
-    return Database(url, name="orderly", pool_size=1)
+    return Database(url, name="orderly", pool_size=1, statement_timeout_s=None)
 
 
 def _refuse_one_in_use(url: str, service: str) -> None:

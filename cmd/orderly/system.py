@@ -74,6 +74,7 @@ class System:
         self._credentials = ensure_credentials(plan.data_dir / "keys")
         self._ports: dict[str, list[int]] = {}
         self._urls: dict[str, str] = {}
+        self._postgres: Postgres | None = None
 
     @property
     def url(self) -> str:
@@ -84,6 +85,10 @@ class System:
     def nats_url(self) -> str:
         """Where NATS listens."""
         return f"nats://127.0.0.1:{self.plan.nats_port}"
+
+    def reached_at(self, url: str) -> str:
+        """Say under which address services reach a server that listens at `url`."""
+        return url
 
     @property
     def logs(self) -> Path:
@@ -168,6 +173,18 @@ class System:
         await self.supervisor.start(program)
         await listening(port, within_s=20, what="nats-server", log=program.log)
 
+    async def start_postgres(self) -> None:
+        """Start the system's own PostgreSQL server and wait until it answers."""
+        assert self._postgres is not None, "this system has no PostgreSQL server of its own"
+        await self.supervisor.start(await asyncio.to_thread(self._postgres.prepare))
+        await self._postgres.ready()
+
+    async def start_again(self, service: str) -> None:
+        """Stop a service, and start it with the settings as the plan has them now."""
+        programs = [program for program in self._programs() if program.name == service]
+        await self.supervisor.stop([program.label for program in programs])
+        await asyncio.gather(*(self.supervisor.start(program) for program in programs))
+
     async def _start_databases(self) -> None:
         plan = self.plan
         missing = [name for name in NAMES if name not in plan.database_urls]
@@ -179,11 +196,10 @@ class System:
 
     async def _start_postgres(self, names: list[str]) -> None:
         folder, known = self.plan.data_dir / "postgres", self._credentials
-        postgres = Postgres(folder, free_port(), known.postgres_admin, self._logs, self._say)
-        await self.supervisor.start(await asyncio.to_thread(postgres.prepare))
-        await postgres.ready()
+        self._postgres = Postgres(folder, free_port(), known.postgres_admin, self._logs, self._say)
+        await self.start_postgres()
         for name in names:
-            self._urls[name] = await postgres.create_database(name, known.postgres[name])
+            self._urls[name] = await self._postgres.create_database(name, known.postgres[name])
 
     async def _migrate(self) -> None:
         for service in SERVICES:
@@ -206,10 +222,10 @@ class System:
         for name in NAMES:
             env = {
                 **common,
-                "NATS_URL": self.nats_url,
+                "NATS_URL": self.reached_at(self.nats_url),
                 "NATS_USER": name,
                 "NATS_PASSWORD": self._credentials.nats[name],
-                "DATABASE_URL": self._urls[name],
+                "DATABASE_URL": self.reached_at(self._urls[name]),
                 "FINGERPRINT_KEY": self._credentials.fingerprint_key,
             }
             if name == "auth":

@@ -1,5 +1,6 @@
 """One database, SQLite or PostgreSQL: transactions that write, connections that only read."""
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
@@ -7,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import URL, Connection, Engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -16,6 +17,16 @@ from sqlalchemy.pool import QueuePool
 BUSY_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_S: Final = 15.0
 """How long a statement on PostgreSQL may take; migrations may take as long as they need."""
+
+ABANDONED_AFTER_S: Final = 5.0
+"""How much longer PostgreSQL itself lets a statement take, or a transaction do nothing. It ends them then, and their
+locks with them; nobody else would where the way to the client is dead and neither side was told."""
+
+_WRITABLE: Final = """
+    do $$ begin
+        if current_setting('transaction_read_only')::bool then raise read_only_sql_transaction; end if;
+    end $$"""
+_READ_ONLY: Final = "25006"
 
 _TRANSIENT_SQLSTATES: Final = ("08", "40", "53", "55P03", "57")
 """Connection lost, serialization or deadlock, out of resources, lock not available, shutting down."""
@@ -68,9 +79,10 @@ class Database:
                 connect_args={
                     "timeout": 5,
                     "command_timeout": statement_timeout_s,
-                    "server_settings": {"application_name": name},
+                    "server_settings": {"application_name": name, **_limits(statement_timeout_s)},
                 },
             )
+            _distrust_what_fails(self._writer.sync_engine)
 
     def __str__(self) -> str:
         return self._url.render_as_string(hide_password=True)
@@ -99,9 +111,9 @@ class Database:
             yield connection
 
     async def ping(self) -> None:
-        """Raise unless the database answers."""
+        """Raise unless the database answers, and lets itself be written."""
         async with self.reading() as connection:
-            await connection.execute(text("select 1"))
+            await connection.execute(text("select 1" if self.is_sqlite else _WRITABLE))
 
     def connections(self, state: Literal["in_use", "idle"]) -> int:
         """Count the connections that are open, and in that state."""
@@ -146,6 +158,29 @@ def _let_us_begin(engine: Engine, begin: str) -> None:
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
+
+
+def _limits(statement_timeout_s: float | None) -> dict[str, str]:
+    """What the server is to end by itself, in milliseconds."""
+    if statement_timeout_s is None:
+        return {}
+    limit = str(int((statement_timeout_s + ABANDONED_AFTER_S) * 1000))
+    return {"statement_timeout": limit, "idle_in_transaction_session_timeout": limit}
+
+
+def _distrust_what_fails(engine: Engine) -> None:
+    """Make every connection anew before it is used again, after one that gave no answer, or a standby's answer.
+
+    What is pooled leads to the same server over the same way: a primary that was demoted refuses to write for as long
+    as somebody stays connected, and a connection that is half-open costs a whole timeout to find out.
+    """
+
+    @event.listens_for(engine, "handle_error")
+    def look(context: ExceptionContext) -> None:
+        error = context.original_exception
+        unanswered = isinstance(error, TimeoutError | asyncio.CancelledError)
+        if unanswered or getattr(error, "sqlstate", None) == _READ_ONLY:
+            context.is_disconnect = context.invalidate_pool_on_disconnect = True
 
 
 def is_transient(error: BaseException) -> bool:

@@ -79,6 +79,11 @@ class Edge(Generic[StoreT, ToolsT]):
         self._patience_s = patience_s
         self._fingerprint_key = fingerprint_key
 
+    @property
+    def refusing(self) -> bool:
+        """Whether commands are refused, since the facts of those before wait for too long."""
+        return self._relay.stalled
+
     async def execute(
         self,
         handler: CommandHandler[CommandT, StoreT, ResultT],
@@ -92,7 +97,7 @@ class Edge(Generic[StoreT, ToolsT]):
 
         `subject` is who the key belongs to, for requests without a caller.
         """
-        if self._relay.stalled:
+        if self.refusing:
             raise unavailable("the message bus")
         key = None
         if call.key is not None:

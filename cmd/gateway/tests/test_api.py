@@ -24,12 +24,23 @@ class Service:
         self.asked: list[str] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.breaks_after_s: float | None = None
+        """When its next connection breaks, unless it may answer before."""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(f"{request.method} {request.path_qs}")
         if request.path != "/readyz":
-            await self.may_answer.wait()
+            await self._may_answer(request)
         return web.json_response({"asked": self.asked[-1]})
+
+    async def _may_answer(self, request: web.Request) -> None:
+        try:
+            async with asyncio.timeout(self.breaks_after_s):
+                await self.may_answer.wait()
+        except TimeoutError:
+            self.breaks_after_s = None
+            assert request.transport is not None
+            request.transport.abort()
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -43,7 +54,9 @@ def service() -> Service:
 
 
 @asynccontextmanager
-async def gateway(service: Service, folder: Path, *, requests_at_most: int = 1000) -> AsyncIterator[Client]:
+async def gateway(
+    service: Service, folder: Path, *, requests_at_most: int = 1000, upstream_timeout_s: float = 10
+) -> AsyncIterator[Client]:
     """A gateway in front of one service that plays all of them."""
     (folder / "public.pem").write_bytes(public_pem([new_key().public_key()]))
     async with TestServer(service.app()) as server:
@@ -56,6 +69,7 @@ async def gateway(service: Service, folder: Path, *, requests_at_most: int = 100
             notifications_url=url,
             jwt_public_keys=folder / "public.pem",
             requests_at_most=requests_at_most,
+            upstream_timeout_s=upstream_timeout_s,
         )
         async with TestClient(TestServer(make_gateway(settings))) as client:
             yield client
@@ -95,3 +109,16 @@ async def test_without_a_token_nothing_is_passed_on(service: Service, tmp_path: 
         for path in ("/client/orders", "/client/billing/account", "/client/profiles/ann", "/client/notifications"):
             assert (await client.get(path)).status == 401
         assert service.asked == []
+
+
+async def test_a_connection_that_breaks_late_does_not_make_a_client_wait_twice(
+    service: Service, tmp_path: Path
+) -> None:
+    clock = asyncio.get_running_loop().time
+    async with gateway(service, tmp_path, upstream_timeout_s=2) as client:
+        service.may_answer.clear()
+        service.breaks_after_s = 1.5
+        began = clock()
+        refused = await client.post("/client/users")
+        assert (refused.status, refused.headers["Retry-After"], len(service.asked)) == (503, "1", 2)
+        assert clock() - began < 3

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 
@@ -20,6 +20,9 @@ from orderly.audit import audit
 from orderly.services import NAMES
 from orderly.system import DatabaseKind, Plan, System
 from orderly.tests.preloaded import spawn
+
+KINDS: Final = {"confirmed": "joy", "rejected": "sorrow", "cancelled": "cancelled"}
+"""The letter that every order gets in the end, by its status."""
 
 
 @asynccontextmanager
@@ -118,8 +121,8 @@ class Customer:
 
         async def settled() -> bool:
             orders = await self.pages("/orders")
-            letters = [letter for letter in await self.pages("/notifications") if letter["order_id"]]
-            return all(order["status"] != "pending" for order in orders) and len(letters) >= len(orders)
+            letters = {(letter["order_id"], letter["kind"]) for letter in await self.pages("/notifications")}
+            return all((order["id"], KINDS.get(order["status"])) in letters for order in orders)
 
         await eventually(settled, within_s=within_s)
         orders = {order["id"]: order for order in await self.pages("/orders")}
@@ -132,8 +135,7 @@ class Customer:
         kinds = Counter((letter["order_id"], letter["kind"]) for letter in letters)
         assert set(kinds.values()) <= {1}, "an order has two letters of a kind"
         for order in orders.values():
-            kind = {"confirmed": "joy", "rejected": "sorrow", "cancelled": "cancelled"}[order["status"]]
-            assert kinds[order["id"], kind] == 1, order
+            assert kinds[order["id"], KINDS[order["status"]]] == 1, order
         entries = await self.pages("/billing/statement")
         assert sum((Decimal(entry["amount"]) for entry in entries), Decimal(0)) == await self.balance()
         return Counter(order["status"] for order in orders.values())

@@ -5,8 +5,9 @@ import importlib
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 
 from libs import logs, service
 from libs.local.servers import free_port
+from libs.messaging import relay
+from libs.messaging.bus import BusUnavailable
+from libs.messaging.envelope import Outgoing
 from libs.messaging.memory import MemoryBroker, MemoryBus
 from libs.service import Running
 from libs.settings import ServiceSettings
@@ -159,6 +163,48 @@ async def test_who_is_not_known_gets_nothing(client: Client) -> None:
     assert (await client.ask("POST", "auth", "/login", wrong))[0] == 401
     _, jwks = await client.ask("GET", "auth", "/.well-known/jwks.json")
     assert [key["kty"] for key in jwks["keys"]] == ["RSA"]
+
+
+class FullBus(MemoryBus):
+    """Connected to a broker that stores nothing more."""
+
+    full = True
+
+    async def publish(self, messages: Sequence[Outgoing], *, above: int = 0) -> list[int]:
+        if self.full:
+            raise BusUnavailable("maximum bytes exceeded")
+        return await super().publish(messages, above=above)
+
+
+async def test_a_service_that_refuses_new_work_says_that_it_awaits_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "LEFT_BEHIND", timedelta(0))
+    monkeypatch.setattr(relay, "STALLED_S", 0.1)
+    (auth,) = (one for one in SERVICES if one.name == "auth")
+    settings = auth.settings(**environment_of(tmp_path, "auth") | {"patience_s": 0.1})
+    await migrated(auth, settings)
+    bus = FullBus(MemoryBroker())
+
+    async def connect() -> MemoryBus:
+        return bus
+
+    async with Running(auth, settings).started(connect), aiohttp.ClientSession() as session:
+        client = Client(session, {"auth": settings.port})
+
+        async def says(*awaits: str) -> bool:
+            return await client.ask("GET", "auth", "/readyz") == (200, {"status": "OK", "awaits": [*awaits]})
+
+        async def register(login: str) -> int:
+            given = {"login": login, "password": secrets.token_hex(8), "email": f"{login}@example.org"}
+            return (await client.ask("POST", "auth", "/users", given))[0]
+
+        await eventually(says, within_s=20)
+        assert await register("ann") == 202
+        await eventually(lambda: says("nats"), within_s=20)
+        assert await register("bob") == 503
+        bus.full = False
+        await eventually(says, within_s=20)
 
 
 @pytest.mark.parametrize("name", NAMES)

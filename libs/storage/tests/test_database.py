@@ -1,6 +1,7 @@
 """Databases: what is committed and what is not, who waits for whom, and which failures are worth another try."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -224,6 +225,7 @@ async def test_a_row_that_somebody_is_inserting_is_waited_for(
     ("sqlstate", "transient"),
     [
         ("08006", True),  # connection lost
+        ("25006", True),  # nobody may write: a standby
         ("40001", True),  # cannot be serialized
         ("40P01", True),  # deadlock
         ("53300", True),  # too many connections
@@ -304,3 +306,85 @@ async def test_a_server_that_is_away_may_come_back() -> None:
 def test_of_other_errors_only_those_of_the_way_there_are_tried_again(error: BaseException, *, transient: bool) -> None:
     assert not isinstance(error, Refusal) or error.transient  # a refusal answers for itself
     assert is_transient(error) is transient
+
+
+async def sessions(where: Database, count: int) -> set[int]:
+    """Open `count` connections at once; return the ids of their processes on the server."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(where.reading()) for _ in range(count)]
+        return {(await connection.execute(text("select pg_backend_pid()"))).scalar_one() for connection in opened}
+
+
+async def demote(where: Database, count: int) -> None:
+    """Let nobody write over the next `count` connections, as if they led to a server that has become a standby."""
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(count):
+            connection = await stack.enter_async_context(where.writing())
+            await connection.execute(text("set session characteristics as transaction read only"))
+
+
+@on_postgres
+async def test_a_server_that_lets_nobody_write_is_left_by_every_connection(opened: Database, replica: Database) -> None:
+    await demote(replica, 3)
+    with pytest.raises(SQLAlchemyError) as raised:
+        await write(replica)
+    assert is_transient(raised.value)
+
+    for number in range(3):
+        await write(replica, number)
+
+
+@on_postgres
+async def test_a_server_that_lets_nobody_write_is_not_there(opened: Database, replica: Database) -> None:
+    await demote(replica, 1)
+    with pytest.raises(SQLAlchemyError) as raised:
+        await replica.ping()
+    assert is_transient(raised.value)
+    await replica.ping()
+
+
+@on_postgres
+@pytest.mark.parametrize("patience_s", [None, 0.2], ids=["its own timeout", "given up from outside"])
+async def test_one_connection_without_an_answer_casts_doubt_on_all(
+    opened: Database, database_url: str, patience_s: float | None
+) -> None:
+    hasty = Database(database_url, name="hasty", pool_size=3, statement_timeout_s=0.5)
+    before = await sessions(hasty, 3)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(patience_s), hasty.reading() as connection:
+            await connection.execute(text("select pg_sleep(30)"))
+    assert not before & await sessions(hasty, 3)
+    await hasty.close()
+
+
+@on_postgres
+async def test_locks_of_a_client_that_is_gone_without_a_word_are_released(
+    opened: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "ABANDONED_AFTER_S", 0.0)
+    gone = Database(database_url, name="gone", statement_timeout_s=1.0)
+    locked, released = asyncio.Event(), asyncio.Event()
+
+    async def lock_and_do_nothing() -> None:
+        async with gone.writing() as connection:
+            await connection.execute(update(counters).values(value=7))
+            locked.set()
+            await released.wait()
+            await connection.execute(select(counters))
+
+    await write(opened)
+    doing_nothing = asyncio.create_task(lock_and_do_nothing())
+    await locked.wait()
+    async with asyncio.timeout(10):
+        await count_up(opened)
+    released.set()
+    with pytest.raises(SQLAlchemyError) as raised:
+        await doing_nothing
+    assert is_transient(raised.value)
+    assert await values(opened) == {1: 1}
+    await gone.close()
+
+
+async def write(where: Database, number: int = 1) -> None:
+    async with where.writing() as connection:
+        await connection.execute(insert(counters), [counter(number)])
