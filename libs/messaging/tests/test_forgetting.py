@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.contracts.orders import OrderConfirmed, OrderPlaced
-from libs.local.servers import free_port, listening, nats_program
+from libs.local.servers import free_port, listening, nats_nodes
 from libs.local.supervisor import Supervisor
 from libs.messaging import durable, outbox, own_stream, pull, relay
 from libs.messaging.bus import BusUnavailable
@@ -411,22 +411,15 @@ class Cluster(Server):
     """Three servers, each of which has a copy of the stream."""
 
     def __init__(self, folder: Path) -> None:
-        routes = [free_port() for _ in range(3)]
-        peers = [f"nats-route://127.0.0.1:{port}" for port in routes]
         self.ports = [free_port() for _ in range(3)]
         self.port = self.ports[0]
         self._folder = folder
         self._supervisor = Supervisor(lambda _sentence: None)
-        self._programs = []
+        self._programs = nats_nodes(folder, self.ports, "secret", folder / "logs")
         self._buses = []
-        for number, (port, route) in enumerate(zip(self.ports, routes, strict=True)):
-            cluster = {"name": "three", "listen": f"127.0.0.1:{route}", "routes": peers}
-            access = {"server_name": f"n{number}", "cluster": cluster}
-            program = nats_program(self.node(number), port, folder / "logs", access=access)
-            self._programs.append(replace(program, replica=number + 1, log=folder / "logs" / f"n{number}.log"))
 
     def node(self, number: int) -> Path:
-        return self._folder / f"n{number}"
+        return self._folder / self._programs[number].label
 
     async def start(self) -> None:
         for program in self._programs:
