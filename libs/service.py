@@ -90,6 +90,7 @@ class Running(Generic[StoreT, ToolsT]):
         )
         self.telemetry = Telemetry.of(service.name, settings)
         self._bus: Bus | None = None
+        self._relay: Relay | None = None
         self._edge: Edge[StoreT, ToolsT] | None = None
         self._schema_current = False
         self._database_away = False
@@ -100,9 +101,13 @@ class Running(Generic[StoreT, ToolsT]):
         missing = []
         if not self._schema_current or self._database_away:
             missing.append("database")
-        if self._bus is None or not self._bus.connected or self._edge is None:
+        if self._bus is None or not self._bus.connected or self._edge is None or self._stalled():
             missing.append("nats")
         return missing
+
+    def _stalled(self) -> bool:
+        """Whether the broker stores nothing, though there is a connection: a full stream, too few nodes."""
+        return self._relay is not None and self._relay.stalled
 
     def answers(self) -> bool:
         """Whether requests get answers: once everything was there, only the database can take that away.
@@ -154,7 +159,8 @@ class Running(Generic[StoreT, ToolsT]):
         bus = await self._await("nats", connect)
         self._bus = bus
         part = self._participant(bus)
-        relay, units = part.relay, part.units
+        self._relay = relay = part.relay
+        units = part.units
         try:
             await self._await("nats", relay.stream.assured)
             for subject in self.service.hears:

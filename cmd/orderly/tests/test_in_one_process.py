@@ -16,6 +16,7 @@ import pytest
 from libs import logs, service
 from libs.local.servers import free_port
 from libs.messaging.memory import MemoryBroker, MemoryBus
+from libs.messaging.relay import Relay
 from libs.service import Running
 from libs.settings import ServiceSettings
 from libs.storage import Database
@@ -159,6 +160,14 @@ async def test_who_is_not_known_gets_nothing(client: Client) -> None:
     assert (await client.ask("POST", "auth", "/login", wrong))[0] == 401
     _, jwks = await client.ask("GET", "auth", "/.well-known/jwks.json")
     assert [key["kty"] for key in jwks["keys"]] == ["RSA"]
+
+
+async def test_a_broker_that_stores_nothing_is_named_as_awaited(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await client.ask("GET", "orders", "/readyz") == (200, {"status": "OK", "awaits": []})
+    monkeypatch.setattr(Relay, "stalled", True)
+    assert await client.ask("GET", "orders", "/readyz") == (200, {"status": "OK", "awaits": ["nats"]})
 
 
 @pytest.mark.parametrize("name", NAMES)

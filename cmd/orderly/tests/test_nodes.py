@@ -229,6 +229,7 @@ async def test_one_node_alone_confirms_nothing_and_what_was_taken_settles_when_t
 
         await eventually(lambda: last_answer_is(503), within_s=60)
         assert set(answers) == {(202, False), (503, True)}
+        assert (await ann.call("GET", "/health/"))[0] == 503
         await bring_back(system, jetstream)
         await eventually(lambda: last_answer_is(201), within_s=60)
         assert set(await ann.audit(within_s=90)) == {"confirmed"}
