@@ -121,7 +121,7 @@ class System:
             for name in NAMES:
                 self._ports[name] = [free_port() for _ in range(self.plan.replicas)]
             await asyncio.gather(*(self.supervisor.start(program) for program in self._programs()))
-            await self.healthy(within_s=30)
+            await self.healthy(within_s=60 if self.plan.cluster else 30)  # first the nodes elect who leads
         except BaseException:
             await self.stop()
             raise
