@@ -14,7 +14,7 @@ default:
 demo: (_setup "local")
     @exec .venv/bin/orderly demo
 
-# Run the system until Ctrl-C: run [sqlite|postgres] [--replicas N] [--reload]
+# Run the system until Ctrl-C: run [sqlite|postgres] [--replicas N] [--cluster] [--reload]
 [group('run')]
 [no-exit-message]
 run *args: (_setup "local")

@@ -9,7 +9,7 @@ from typing import Any, Final
 from auth import rotation
 from auth.settings import KeySettings
 from libs.local.servers import CannotStart
-from orderly import cluster_run
+from orderly import cluster_run, databases
 from orderly.audit import command as auditing
 from orderly.compose import compose_down, compose_up
 from orderly.contracts import current_version, write_contracts
@@ -49,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int]:
-    plan = Plan.of(settings, database=given.database, replicas=given.replicas)
+    plan = Plan.of(settings, database=given.database, replicas=given.replicas, cluster=given.cluster)
     return run(plan, reload=given.reload)
 
 
 def _tail(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int]:
-    return tail(given.nats_url or f"nats://127.0.0.1:{settings.nats_port}", given.subject)
+    return tail(given.nats_url or databases.nats_url(settings), given.subject)
 
 
 def _newman(given: argparse.Namespace, settings: Settings) -> int:
@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="run the whole system until Ctrl-C")
     running.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
     running.add_argument("--replicas", type=_replicas, default=1, metavar="N", help="processes of each service")
+    running.add_argument("--cluster", action="store_true", help="three NATS servers, each with every event")
     running.add_argument("--reload", action="store_true", help="restart the services when code changes")
 
     commands.add_parser("demo", help="play the story on a fresh system")

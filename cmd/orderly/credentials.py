@@ -18,6 +18,8 @@ class Credentials:
     public_keys: Path
     fingerprint_key: str
     nats: dict[str, str]
+    nats_nodes: str
+    """What several NATS servers know each other by."""
     postgres: dict[str, str]
     postgres_admin: str
 
@@ -61,6 +63,7 @@ def ensure_credentials(folder: Path) -> Credentials:
     made = {
         "fingerprint_key": known.get("fingerprint_key") or secrets.token_hex(32),
         "postgres_admin": known.get("postgres_admin") or secrets.token_hex(16),
+        "nats_nodes": known.get("nats_nodes") or secrets.token_hex(16),
         "nats": {name: secrets.token_hex(16) for name in NAMES} | known.get("nats", {}),
         "postgres": {name: secrets.token_hex(16) for name in NAMES} | known.get("postgres", {}),
     }

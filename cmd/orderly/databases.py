@@ -1,4 +1,4 @@
-"""Where the services of this machine keep their data, for commands that look into it beside the running system."""
+"""Where the services of this machine keep their data, and the NATS servers are, for commands beside the system."""
 
 import json
 import os
@@ -26,9 +26,10 @@ def sqlite_file(data_dir: Path, service: str) -> Path:
     return data_dir / "sqlite" / f"{service}.db"
 
 
-def announce(data_dir: Path, urls: Mapping[str, str]) -> None:
-    """Let other commands know where the databases of this process' system are."""
-    write_whole(data_dir / ANNOUNCED, json.dumps({"pid": os.getpid(), "urls": dict(urls)}, indent=2).encode())
+def announce(data_dir: Path, urls: Mapping[str, str], nats_url: str = "") -> None:
+    """Let other commands know where the databases, and the NATS servers, of this process' system are."""
+    known = {"pid": os.getpid(), "urls": dict(urls), "nats": nats_url}
+    write_whole(data_dir / ANNOUNCED, json.dumps(known, indent=2).encode())
 
 
 def withdraw(data_dir: Path) -> None:
@@ -42,8 +43,7 @@ def urls(settings: Settings, services: Sequence[str]) -> dict[str, str]:
 
     One that is nowhere is left out.
     """
-    announced = _announced(settings.data_dir)
-    running = announced.get("urls", {}) if _alive(announced.get("pid")) else {}
+    running = _running(settings.data_dir).get("urls", {})
     found = {}
     for name in services:
         file = sqlite_file(settings.data_dir.resolve(), name)
@@ -51,6 +51,13 @@ def urls(settings: Settings, services: Sequence[str]) -> dict[str, str]:
         if known:
             found[name] = known
     return found
+
+
+def nats_url(settings: Settings) -> str:
+    """Find the NATS servers: the one at the port that the environment says, and those it shares streams with."""
+    first = f"nats://127.0.0.1:{settings.nats_port}"
+    running = str(_running(settings.data_dir).get("nats", ""))
+    return running if first in running.split(",") else first
 
 
 @asynccontextmanager
@@ -111,6 +118,12 @@ def _announced(data_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
+
+
+def _running(data_dir: Path) -> dict[str, Any]:
+    """Read what a system has announced that still runs."""
+    announced = _announced(data_dir)
+    return announced if _alive(announced.get("pid")) else {}
 
 
 def _alive(pid: Any) -> bool:

@@ -60,8 +60,7 @@ async def _reload(system: System, output: Output) -> None:
         changed = sorted({str(Path(path).relative_to(root)) for _, path in changes if path.endswith(".py")})
         if changed:
             output.line(f"{', '.join(changed)} changed; restarting the services")
-            labels = [label for label in system.supervisor.labels if label not in ("nats", "postgres")]
-            await asyncio.gather(*(system.supervisor.restart(label) for label in labels))
+            await asyncio.gather(*(system.supervisor.restart(label) for label in system.services))
 
 
 @asynccontextmanager

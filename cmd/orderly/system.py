@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import aiohttp
 
-from libs.local.servers import CannotStart, Postgres, free_port, listening, nats_program, require_free
+from libs.local.servers import CannotStart, Postgres, free_port, listening, nats_nodes, nats_program, require_free
 from libs.local.supervisor import Program, Supervisor, environment
 from libs.storage import Database
 from libs.storage.migrations import migrate
@@ -23,9 +24,13 @@ from orderly.settings import Settings
 
 DatabaseKind = Literal["sqlite", "postgres"]
 
+NODES: Final = 3
+"""NATS servers of a cluster: one may be away, and the others are still most of them."""
+
 _GIVEN: Final = {"HOST", "PORT", "DATABASE_URL", "NATS_URL", "NATS_USER", "NATS_PASSWORD", "FINGERPRINT_KEY"} | {
     "JWT_PUBLIC_KEYS",
     "JWT_PRIVATE_KEY",
+    "STREAM_REPLICAS",
     "OTEL_SERVICE_NAME",  # one name for all of them
 }
 """Settings of services that a system on one machine decides itself."""
@@ -42,9 +47,11 @@ class Plan:
     replicas: int = 1
     database_urls: dict[str, str] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
+    cluster: bool = False
+    """Three NATS servers that keep every stream together, instead of one."""
 
     @classmethod
-    def of(cls, settings: Settings, *, database: DatabaseKind, replicas: int = 1) -> "Plan":
+    def of(cls, settings: Settings, *, database: DatabaseKind, replicas: int = 1, cluster: bool = False) -> "Plan":
         """Follow the environment."""
         return cls(
             data_dir=settings.data_dir.resolve(),
@@ -54,6 +61,7 @@ class Plan:
             replicas=replicas,
             database_urls={name: url for name in NAMES if (url := settings.database_url(name))},
             extra=inherited(),
+            cluster=cluster,
         )
 
 
@@ -72,6 +80,7 @@ class System:
         self._say = say
         self._logs = plan.data_dir / "logs"
         self._credentials = ensure_credentials(plan.data_dir / "keys")
+        self._nats_ports = [plan.nats_port, *(free_port() for _ in range(NODES - 1 if plan.cluster else 0))]
         self._ports: dict[str, list[int]] = {}
         self._urls: dict[str, str] = {}
         self._postgres: Postgres | None = None
@@ -83,8 +92,13 @@ class System:
 
     @property
     def nats_url(self) -> str:
-        """Where NATS listens."""
-        return f"nats://127.0.0.1:{self.plan.nats_port}"
+        """Where NATS listens: one server, or several with commas in between."""
+        return ",".join(f"nats://127.0.0.1:{port}" for port in self._nats_ports)
+
+    @property
+    def services(self) -> list[str]:
+        """The labels of the processes that are services, the gateway among them, and no servers."""
+        return [label for label in self.supervisor.labels if label.partition("#")[0] in (*NAMES, "gateway")]
 
     def reached_at(self, url: str) -> str:
         """Say under which address services reach a server that listens at `url`."""
@@ -108,11 +122,11 @@ class System:
         self._check_ports()
         try:
             await asyncio.gather(self.start_nats(), self.migrate())
-            databases.announce(self.plan.data_dir, self._urls)
+            databases.announce(self.plan.data_dir, self._urls, self.nats_url)
             for name in NAMES:
                 self._ports[name] = [free_port() for _ in range(self.plan.replicas)]
             await asyncio.gather(*(self.supervisor.start(program) for program in self._programs()))
-            await self.healthy(within_s=30)
+            await self.healthy(within_s=60 if self.plan.cluster else 30)  # first the nodes elect who leads
         except BaseException:
             await self.stop()
             raise
@@ -124,10 +138,9 @@ class System:
 
     async def stop(self) -> None:
         """Stop the gateway and the services first, so that what they have to say still finds a broker."""
-        labels = self.supervisor.labels
-        await self.supervisor.stop([label for label in labels if label.startswith("gateway")])
-        await self.supervisor.stop([label for label in labels if label not in ("nats", "postgres")])
-        await self.supervisor.stop(["nats"])
+        await self.supervisor.stop([label for label in self.services if label.startswith("gateway")])
+        await self.supervisor.stop(self.services)
+        await self.supervisor.stop([label for label in self.supervisor.labels if label != "postgres"])
         await self.supervisor.stop(["postgres"])
         databases.withdraw(self.plan.data_dir)
 
@@ -167,11 +180,21 @@ class System:
         require_free(self.plan.nats_port, "NATS_PORT")
 
     async def start_nats(self) -> None:
-        """Start the NATS server and wait until it listens."""
-        port = self.plan.nats_port
-        program = nats_program(self.plan.data_dir / "nats", port, self._logs, access=nats_access(self._credentials))
-        await self.supervisor.start(program)
-        await listening(port, within_s=20, what="nats-server", log=program.log)
+        """Start the NATS servers that do not run, and wait until all listen."""
+        for program in self._nats:
+            if program.label not in self.supervisor.labels:
+                await self.supervisor.start(program)
+        for program, port in zip(self._nats, self._nats_ports, strict=True):
+            await listening(port, within_s=20, what="nats-server", log=program.log)
+
+    @cached_property
+    def _nats(self) -> list[Program]:
+        # Each kind has stores of its own: what one server has kept, three would throw away.
+        folder, access = self.plan.data_dir, nats_access(self._credentials)
+        if self.plan.cluster:
+            known = self._credentials.nats_nodes
+            return nats_nodes(folder / "nats-nodes", self._nats_ports, known, self._logs, access=access)
+        return [nats_program(folder / "nats", self.plan.nats_port, self._logs, access=access)]
 
     async def start_postgres(self) -> None:
         """Start the system's own PostgreSQL server and wait until it answers."""
@@ -216,6 +239,7 @@ class System:
         common = {
             "JWT_PUBLIC_KEYS": str(self._credentials.public_keys),
             "PYTHONUNBUFFERED": "1",
+            "STREAM_REPLICAS": str(len(self._nats)),
             **self.plan.extra,
         }
         programs = []

@@ -71,7 +71,11 @@ async def watching(nats_url: str, pattern: str, see: Callable[[Seen], Awaitable[
     try:
         async with asyncio.timeout(5):
             await client.connect(
-                servers=nats_url, max_reconnect_attempts=-1, reconnect_time_wait=1, ping_interval=5, error_cb=ignore
+                servers=nats_url.split(","),
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                ping_interval=5,
+                error_cb=ignore,
             )
     except (NatsError, OSError, TimeoutError):
         raise CannotStart(f"no NATS server at {nats_url}; is the system running?") from None

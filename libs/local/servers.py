@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,6 +97,26 @@ def nats_program(folder: Path, port: int, logs: Path, *, access: Mapping[str, An
     file = folder / "nats-server.conf"
     write_whole(file, json.dumps(config, indent=2).encode())  # JSON is a form of nats-server's configuration
     return Program("nats", [server, "--config", str(file)], environment(), logs / "nats.log")
+
+
+def nats_nodes(
+    folder: Path, ports: Sequence[int], password: str, logs: Path, *, access: Mapping[str, Any] | None = None
+) -> list[Program]:
+    """Describe NATS servers that keep streams together: ``nats``, ``nats-2``, …, each with a folder in `folder`.
+
+    They know each other by `password`, and choose the ports of their routes anew each time.
+    """
+    routes = [free_port() for _ in ports]
+    known = {"user": "node", "password": password}
+    peers = [f"nats-route://node:{password}@127.0.0.1:{route}" for route in routes]
+    programs = []
+    for number, (port, route) in enumerate(zip(ports, routes, strict=True), 1):
+        label = "nats" if number == 1 else f"nats-{number}"
+        cluster = {"name": "orderly", "listen": f"127.0.0.1:{route}", "authorization": known, "routes": peers}
+        node = {**(access or {}), "server_name": label, "cluster": cluster}
+        program = nats_program(folder / label, port, logs, access=node)
+        programs.append(replace(program, name=label, log=logs / f"{label}.log"))
+    return programs
 
 
 class Postgres:

@@ -21,6 +21,10 @@ ACK_WAIT_S: Final = 30.0
 MAX_ACK_PENDING: Final = 10_000
 REQUEST_TIMEOUT_S: Final = 5.0
 
+ANSWER_WITHIN_S: Final = 2.0
+"""How long a question is worth waiting for. Only the leader of a stream or consumer answers, so while several servers
+elect another, which takes four to nine seconds, questions vanish; who waits on would be that much later."""
+
 REMOVED_S: Final = 0.25
 """For how long the server may still be removing the files of a consumer after it has said that it is deleted."""
 
@@ -51,7 +55,7 @@ class DurableConsumer:
         Returns the incarnation, and for how many seconds nobody should pull yet. Raises `NotFoundError` without a
         stream, and what nats-py raises when servers are away.
         """
-        stream = await self._ask(f"STREAM.INFO.{self._durable.stream}")
+        stream = await self._ask(f"STREAM.INFO.{self._durable.stream}", within_s=ANSWER_WITHIN_S)
         incarnation = incarnation_of(stream["config"].get("metadata"))
         there = await self._info()
         if there is None and self._up_to_date:  # a replica has deleted it just now: nothing is made among its ruins
@@ -100,15 +104,15 @@ class DurableConsumer:
 
     async def _info(self) -> dict[str, Any] | None:
         try:
-            return await self._ask(f"CONSUMER.INFO.{self._at}")
+            return await self._ask(f"CONSUMER.INFO.{self._at}", within_s=ANSWER_WITHIN_S)
         except NotFoundError:
             return None
 
-    async def _ask(self, what: str, body: Any = None) -> dict[str, Any]:
+    async def _ask(self, what: str, body: Any = None, *, within_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
         # Not nats-py's own methods: their answers lack the server's clock.
         try:
             reply = await self._client.request(
-                f"$JS.API.{what}", json.dumps(body).encode() if body else b"", timeout=REQUEST_TIMEOUT_S
+                f"$JS.API.{what}", json.dumps(body).encode() if body else b"", timeout=within_s
             )
         except NoRespondersError as error:
             raise ServiceUnavailableError from error

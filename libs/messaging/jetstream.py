@@ -19,7 +19,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from libs.contracts import stream_of
 from libs.messaging.bus import NOTHING_WAITS, BusUnavailable, Durable, Lag, StreamForgot, StreamState
-from libs.messaging.durable import INCARNATION, incarnation_of
+from libs.messaging.durable import ANSWER_WITHIN_S, INCARNATION, incarnation_of
 from libs.messaging.envelope import Outgoing, stated_at
 from libs.messaging.pull import Pull
 
@@ -66,6 +66,7 @@ class JetStream:
         self._client = client
         self._settings = settings
         self._js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
+        self._questions: JetStreamContext = client.jetstream(timeout=ANSWER_WITHIN_S)
         self._subscriptions: list[Pull] = []
         self._leaving = False
         self._epoch = 0
@@ -138,7 +139,7 @@ class JetStream:
         """Ask how the stream of `service` stands."""
         with _unavailable():
             try:
-                info = await self._js.stream_info(stream_of(service))
+                info = await self._questions.stream_info(stream_of(service))
             except NotFoundError:
                 return None
         return StreamState(incarnation_of(info.config.metadata), info.state.first_seq, info.state.last_seq)
@@ -147,7 +148,7 @@ class JetStream:
         """Ask the stream's leader which message it keeps at `sequence`."""
         with _unavailable():
             try:
-                message = await self._js.get_msg(stream_of(service), sequence, direct=False)
+                message = await self._questions.get_msg(stream_of(service), sequence, direct=False)
             except NotFoundError:
                 return None
         return (message.headers or {}).get("Nats-Msg-Id")
@@ -175,7 +176,7 @@ class JetStream:
         )
         with _unavailable():
             try:
-                there = (await self._js.stream_info(name)).config
+                there = (await self._questions.stream_info(name)).config
             except NotFoundError:
                 await self._js.add_stream(wanted)
                 return
@@ -264,18 +265,18 @@ class JetStream:
     async def lag(self, durable: Durable) -> Lag:
         """Ask how far a durable consumer is behind."""
         with _unavailable():
-            there = await self._js.consumer_info(durable.stream, durable.name)
+            there = await self._questions.consumer_info(durable.stream, durable.name)
         return Lag(there.num_pending or 0, there.num_ack_pending or 0)
 
     async def handled_until(self, durable: Durable) -> datetime:
         """Say since when facts may wait for a durable consumer."""
         with _unavailable():
-            there = await self._js.consumer_info(durable.stream, durable.name)
+            there = await self._questions.consumer_info(durable.stream, durable.name)
             if not there.num_pending and not there.num_ack_pending:
                 return NOTHING_WAITS
             floor = there.ack_floor.stream_seq if there.ack_floor else 0
             # What it does not listen to may lie in between; that is not younger than what waits.
-            message = await self._js.get_msg(durable.stream, floor + 1, subject=">", next=True)
+            message = await self._questions.get_msg(durable.stream, floor + 1, subject=">", next=True)
         return stated_at(message.headers or {})
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import NotFoundError
 
 from libs.messaging.bus import Delivery, Durable
@@ -105,6 +106,9 @@ class Pull:
             if not self._waiting:
                 log.info("waiting for a stream", stream=self._durable.stream, consumer=self._durable.name)
             self._waiting = True
+            return LOOK_AGAIN_S
+        except NatsTimeoutError:  # it has been waited for
+            log.info("nobody says how a consumer stands", stream=self._durable.stream)
             return LOOK_AGAIN_S
         except Exception as error:  # noqa: BLE001 - whatever it is, looking again is all there is to do
             log.info("cannot look at a consumer", stream=self._durable.stream, error=str(error) or repr(error))

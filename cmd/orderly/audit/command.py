@@ -56,7 +56,7 @@ async def perform(given: argparse.Namespace, settings: Settings) -> int:
 
 async def _once(given: argparse.Namespace, settings: Settings, metrics: AuditMetrics, *, brief: bool) -> int:
     """Audit once, and say what it came to; `brief` says it in a line when all is well."""
-    nats_url = None if given.no_streams else given.nats_url or f"nats://127.0.0.1:{settings.nats_port}"
+    nats_url = None if given.no_streams else given.nats_url or databases.nats_url(settings)
     try:
         with Telling() as progress:
             urls = databases.urls(settings, NAMES)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from orderly.audit.reading import CannotAudit
 
 BATCH: Final = 256
 ANSWER_WITHIN_S: Final = 10.0
+ASK_AGAIN_S: Final = 1.0
 IN_FLIGHT: Final = 64
 
 INCARNATION: Final = "orderly.incarnation"
@@ -154,11 +156,15 @@ class Streams:
                     yield number, _id_in(_headers(message))
 
     async def _ask(self, stream: str, what: str, asked: dict[str, Any]) -> dict[str, Any] | None:
-        """Ask the server; None: there is no such thing."""
-        try:
-            reply = await self._client.request(f"$JS.API.{what}", json.dumps(asked).encode(), timeout=ANSWER_WITHIN_S)
-        except (NatsError, OSError, TimeoutError) as error:
-            raise _unreadable(stream, error) from error
+        """Ask the server; None: there is no such thing. While servers elect a leader, who alone answers, ask again."""
+        until = time.monotonic() + ANSWER_WITHIN_S
+        while True:
+            try:
+                reply = await self._client.request(f"$JS.API.{what}", json.dumps(asked).encode(), timeout=ASK_AGAIN_S)
+                break
+            except (NatsError, OSError, TimeoutError) as error:
+                if not isinstance(error, TimeoutError) or time.monotonic() > until:
+                    raise _unreadable(stream, error) from error
         answer: dict[str, Any] = json.loads(reply.data)
         refusal = answer.get("error")
         if refusal is None:

@@ -30,6 +30,7 @@ async def running_system(
     database: DatabaseKind,
     *,
     replicas: int = 1,
+    cluster: bool = False,
     extra: dict[str, str] | None = None,
     database_urls: dict[str, str] | None = None,
     kind: Callable[[Plan, Callable[[str], None]], System] = System,
@@ -38,7 +39,7 @@ async def running_system(
     folder = Path(tempfile.mkdtemp(prefix="orderly-test-"))
     folder.chmod(0o711)  # PostgreSQL may run as another user
     said: list[str] = []
-    plan = Plan(folder, free_port(), free_port(), database, replicas, database_urls or {}, extra or {})
+    plan = Plan(folder, free_port(), free_port(), database, replicas, database_urls or {}, extra or {}, cluster)
     system = kind(plan, said.append)
     system.supervisor = Supervisor(said.append, spawn)
     try:

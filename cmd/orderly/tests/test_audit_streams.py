@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 from nats.aio.client import Client
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
@@ -228,6 +229,23 @@ async def test_a_consumer_beyond_the_end_of_its_stream_is_found(floor: int, deli
     state = State(1, 1, 3, timedelta(days=7), direct=True)
     look = Look({}, Limits(), lambda _rows: None)
     assert bool(await _wrong(None, "ORDERS", state, look, consumer)) is wrong  # type: ignore[arg-type] # nobody is asked
+
+
+@in_batches
+async def test_a_question_that_vanishes_is_asked_again(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do while several servers elect the leader of a stream."""
+    vanished: set[str] = set()
+    request: Any = Client.request
+
+    async def request_again(client: Client, subject: str, *arguments: Any, **options: Any) -> Any:
+        if subject not in vanished:
+            vanished.add(subject)
+            raise NatsTimeoutError
+        return await request(client, subject, *arguments, **options)
+
+    monkeypatch.setattr(Client, "request", request_again)
+    assert await kept.offenders() == {}
+    assert "$JS.API.STREAM.INFO.ORDERS" in vanished
 
 
 async def test_without_a_server_it_says_so(databases: Urls) -> None:

@@ -328,7 +328,7 @@ PLAIN: Final = (
         "pip",
         "base64",
     ),
-    *("printf", "psql", "python3", "rm", "sed", "source", "tar", "tee", "test", "umask", "uv"),
+    *("printf", "psql", "pkill", "python3", "rm", "sed", "source", "tar", "tee", "test", "umask", "uv"),
 )
 CHECKS: Final[dict[str, Callable[[Sequence[str]], None]]] = {
     "just": just,

@@ -11,7 +11,7 @@ import pytest
 import billing.app
 from libs.storage import Database
 from libs.storage.migrations import migrate
-from orderly.databases import ANNOUNCED, announce, opened, sqlite_file, urls, withdraw
+from orderly.databases import ANNOUNCED, announce, nats_url, opened, sqlite_file, urls, withdraw
 from orderly.settings import Settings
 
 BILLING = billing.app.service
@@ -37,6 +37,19 @@ def test_the_environment_goes_before_the_running_system_and_that_before_files(
 
     withdraw(tmp_path)
     assert urls(settings, ["billing"]) == {"billing": f"sqlite:///{file}"}
+
+
+def test_the_nats_servers_are_those_that_share_streams_with_the_one_at_the_port(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, nats_port=4333)
+    assert nats_url(settings) == "nats://127.0.0.1:4333"
+
+    three = "nats://127.0.0.1:4333,nats://127.0.0.1:50001,nats://127.0.0.1:50002"
+    announce(tmp_path, {}, three)
+    assert nats_url(settings) == three
+    assert nats_url(Settings(data_dir=tmp_path, nats_port=433)) == "nats://127.0.0.1:433"
+
+    withdraw(tmp_path)
+    assert nats_url(settings) == "nats://127.0.0.1:4333"
 
 
 def test_only_its_owner_can_read_what_a_system_announces(tmp_path: Path) -> None:

@@ -95,6 +95,23 @@ async def test_run_says_when_it_is_ready_restarts_what_dies_and_leaves_nothing_b
         assert run.pids() == {}
 
 
+@pytest.mark.prove
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+async def test_three_nodes_are_started_restarted_and_stopped_like_one(tmp_path: Path) -> None:
+    async with started(tmp_path, "run", "--cluster") as run:
+        assert len((await run.line("nats ")).split(",")) == 3
+        await run.line("ready ")
+        nodes = {pid for pid, command in run.pids().items() if "nats-server" in command}
+        assert len(nodes) == 3
+        os.kill(min(nodes), signal.SIGKILL)
+        assert "starting it again" in await run.line("nats")
+        await eventually(lambda: len(run.pids()) == len(NAMES) + 4, within_s=20)
+        run.process.send_signal(signal.SIGINT)
+        await run.line("stopped")
+        assert await run.process.wait() == 0
+        assert run.pids() == {}
+
+
 def test_printing_never_waits_for_a_reader() -> None:
     """A pipe holds 64 KiB; this prints some 20 times as much into one that nobody reads."""
     program = (

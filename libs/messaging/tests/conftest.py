@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from libs.local.servers import Postgres, free_port, listening, nats_program
+from libs.local.servers import Postgres, free_port, listening, nats_nodes, nats_program
 from libs.local.supervisor import Supervisor
 from libs.messaging import durable
 from libs.messaging.bus import Bus
@@ -118,6 +118,41 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     await server.start()
     yield server
     await server.close()
+
+
+class Cluster(Server):
+    """Three servers, each of which has a copy of the stream."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ports = [free_port() for _ in range(3)]
+        self.port = self.ports[0]
+        self._folder = folder
+        self._supervisor = Supervisor(lambda _sentence: None)
+        self._programs = nats_nodes(folder, self.ports, "secret", folder / "logs")
+        self._buses = []
+
+    def node(self, number: int) -> Path:
+        return self._folder / self._programs[number].label
+
+    async def start(self) -> None:
+        for program in self._programs:
+            await self._supervisor.start(program)
+        for port in self.ports:
+            await listening(port, within_s=10, what="nats-server", log=self._programs[0].log)
+
+    async def connect(self, name: str = "test", **_options: Any) -> JetStream:
+        url = ",".join(f"nats://127.0.0.1:{port}" for port in self.ports)
+        settings = JetStreamSettings(url, name, replicas=3, max_bytes=MAX_BYTES)
+        self._buses.append(await JetStream.connect(settings))
+        return self._buses[-1]
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    cluster = Cluster(tmp_path)
+    await cluster.start()
+    yield cluster
+    await cluster.close()
 
 
 @pytest.fixture(scope="session")

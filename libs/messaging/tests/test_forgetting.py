@@ -16,14 +16,12 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.contracts.orders import OrderConfirmed, OrderPlaced
-from libs.local.servers import free_port, listening, nats_program
-from libs.local.supervisor import Supervisor
 from libs.messaging import durable, outbox, own_stream, pull, relay
 from libs.messaging.bus import BusUnavailable
 from libs.messaging.consumer import Consumer, Listens, durables
 from libs.messaging.envelope import Event, Origin, seal
-from libs.messaging.jetstream import JetStream, JetStreamSettings
-from libs.messaging.tests.conftest import MAX_BYTES, Server
+from libs.messaging.jetstream import JetStream
+from libs.messaging.tests.conftest import Cluster, Server
 from libs.messaging.tests.stage import (
     Stage,
     effects,
@@ -405,48 +403,6 @@ async def test_a_stream_that_lost_its_newest_messages_is_noticed_by_the_next_ack
         await admin.ensure_stream("orders", 1)
         await scene.place(replica, 1)
         await scene.settled()
-
-
-class Cluster(Server):
-    """Three servers, each of which has a copy of the stream."""
-
-    def __init__(self, folder: Path) -> None:
-        routes = [free_port() for _ in range(3)]
-        peers = [f"nats-route://127.0.0.1:{port}" for port in routes]
-        self.ports = [free_port() for _ in range(3)]
-        self.port = self.ports[0]
-        self._folder = folder
-        self._supervisor = Supervisor(lambda _sentence: None)
-        self._programs = []
-        self._buses = []
-        for number, (port, route) in enumerate(zip(self.ports, routes, strict=True)):
-            cluster = {"name": "three", "listen": f"127.0.0.1:{route}", "routes": peers}
-            access = {"server_name": f"n{number}", "cluster": cluster}
-            program = nats_program(self.node(number), port, folder / "logs", access=access)
-            self._programs.append(replace(program, replica=number + 1, log=folder / "logs" / f"n{number}.log"))
-
-    def node(self, number: int) -> Path:
-        return self._folder / f"n{number}"
-
-    async def start(self) -> None:
-        for program in self._programs:
-            await self._supervisor.start(program)
-        for port in self.ports:
-            await listening(port, within_s=10, what="nats-server", log=self._programs[0].log)
-
-    async def connect(self, name: str = "test", **_options: Any) -> JetStream:
-        url = ",".join(f"nats://127.0.0.1:{port}" for port in self.ports)
-        settings = JetStreamSettings(url, name, replicas=3, max_bytes=MAX_BYTES)
-        self._buses.append(await JetStream.connect(settings))
-        return self._buses[-1]
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    cluster = Cluster(tmp_path)
-    await cluster.start()
-    yield cluster
-    await cluster.close()
 
 
 def consumers_of(store: Path) -> list[Path]:

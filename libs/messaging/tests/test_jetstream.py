@@ -1,13 +1,14 @@
 """What only a real server shows: its absence, late acknowledgements, the stream's own properties."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from libs.contracts import stream_of
 from libs.local.servers import free_port
-from libs.messaging import durable
+from libs.messaging import durable, jetstream
 from libs.messaging.bus import BusUnavailable
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.tests.conftest import Server
@@ -53,6 +54,31 @@ async def test_a_subscription_survives_the_absence_of_the_server(
     await stream.publish([new])
 
     assert subjects_of(await take(subscription, 1)) == [new.subject]
+
+
+async def test_what_nobody_answers_is_asked_again_before_long(
+    tmp_path: Path, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While several servers elect the leader of a stream, questions about it vanish."""
+    for module in (durable, jetstream):
+        monkeypatch.setattr(module, "ANSWER_WITHIN_S", 0.2)
+    server = Server(tmp_path, {"jetstream": {"enabled": False}})
+    await server.start()
+    try:
+        asked: list[str] = []
+        silent, bus = await server.connect(), await server.connect()
+        await silent.listen("$JS.API.>", asked.append)
+        async with asyncio.timeout(4):
+            for question in (bus.stream(service), bus.message_id_at(service, 1), bus.lag(everything(service))):
+                with pytest.raises(BusUnavailable):
+                    await question
+        asked.clear()
+        subscribing = asyncio.create_task(bus.subscribe(everything(service)))
+        await eventually(lambda: len(asked) >= 4, within_s=4)
+        subscribing.cancel()
+        await asyncio.gather(subscribing, return_exceptions=True)
+    finally:
+        await server.close()
 
 
 async def test_no_acknowledgement_goes_to_another_connection_than_the_one_that_delivered(
