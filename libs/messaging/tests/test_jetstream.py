@@ -8,7 +8,7 @@ import pytest
 from libs.contracts import stream_of
 from libs.local.servers import free_port
 from libs.messaging import durable
-from libs.messaging.bus import BusUnavailable
+from libs.messaging.bus import BusUnavailable, Lag
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.tests.conftest import Server
 from libs.messaging.tests.stage import acknowledge, everything, message, messages, subjects_of, take
@@ -93,6 +93,21 @@ async def test_no_acknowledgement_slips_through_while_the_connection_comes_back(
     await server.start()
 
     assert [again.attempt for again in await take(subscription, 1, within_s=4)] == [2]
+
+
+async def test_what_is_settled_is_acknowledged_even_if_the_process_ends_now(
+    server: Server, stream: JetStream, service: str
+) -> None:
+    subscription = await stream.subscribe(everything(service))
+    await stream.publish(messages(service, 3))
+    for delivery in await take(subscription, 3):
+        await delivery.ack()
+    assert stream._client.pending_data_size, "the acknowledgements went out by themselves: nothing is shown here"
+
+    await subscription.settle()
+
+    assert not stream._client.pending_data_size
+    assert await stream.lag(everything(service)) == Lag(0, 0)
 
 
 async def test_what_a_stream_delivered_before_it_was_made_anew_is_forgotten(
