@@ -98,7 +98,7 @@ async def register_user(call: Call[Register], edge: AuthEdge) -> Answer:
         last_name=wanted.last_name,
         phone=wanted.phone,
     )
-    command = Registration(fact, await edge.tools.passwords.hash(password))
+    command = Registration(fact, await edge.tools.passwords.hash(wanted.login, password))
     registered = await edge.execute(register, call, command, returns=Registered, subject=wanted.login)
     user = await edge.outcome(registered.user_id, User, look_first=call.replayed)
     account = user.account_id if user else None

@@ -33,14 +33,21 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="argon2")
         self._waiting = 0
+        self._hashing: dict[tuple[str, str], asyncio.Task[str]] = {}
 
     @cached_property
     def _nobodys(self) -> str:
         return self._hasher.hash(os.urandom(16).hex())
 
-    async def hash(self, password: str) -> str:
-        """Hash a new password."""
-        return await self._in_thread(lambda: self._hasher.hash(password))
+    async def hash(self, login: str, password: str) -> str:
+        """Hash the new password of a login. One request that is sent many times at once is hashed once."""
+        asked = (login, password)
+        hashing = self._hashing.get(asked)
+        if hashing is None:
+            hashing = asyncio.create_task(self._in_thread(lambda: self._hasher.hash(password)))
+            self._hashing[asked] = hashing
+            hashing.add_done_callback(lambda _: self._hashing.pop(asked))
+        return await asyncio.shield(hashing)
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
         """Check a password. Without a hash it takes as long, so that nobody can tell which logins exist."""

@@ -103,6 +103,10 @@ class Subscription(Protocol):
         """Messages that were delivered here and wait for `next_batch`."""
         ...
 
+    async def settle(self) -> None:
+        """Wait until the broker has what deliveries were answered with so far; for a moment, and not for certain."""
+        ...
+
     async def close(self) -> None:
         """Ask for no more messages."""
         ...

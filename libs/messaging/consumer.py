@@ -28,6 +28,9 @@ MAX_ATTEMPTS: Final = 20
 TOGETHER_AT_MOST: Final = 2
 """Deliveries of a message that is still handled together with others; after a crash everything in hand comes again."""
 
+GATHER_S: Final = 0.5
+"""How long a process that gets the first message of that kind waits for those that were in hand with it."""
+
 PAUSE_S: Final = 1.0
 KEEP_ALIVE_S: Final = 10.0
 
@@ -96,6 +99,7 @@ class Consumer(Generic[StoreT]):
         self._units = units
         self._batch_limit = batch_limit
         self._stopping = asyncio.Event()
+        self._gathered = False
 
     def stop(self) -> None:
         """Finish the batch in hand and take no other."""
@@ -134,15 +138,34 @@ class Consumer(Generic[StoreT]):
         """Handle what arrived: together, but for what came again and again without an outcome.
 
         One of those may end the process whenever it is handled. So each is handled alone, in an order left to
-        chance: each time half of its neighbours, on average, are done before it gets its turn.
+        chance: each time half of its neighbours, on average, are done before it gets its turn. That they are done is
+        known to the broker before the next one is tried, or they would come again with it.
         """
-        suspects = [delivery for delivery in batch if delivery.attempt > TOGETHER_AT_MOST]
-        trusted = [delivery for delivery in batch if delivery.attempt <= TOGETHER_AT_MOST]
-        random.shuffle(suspects)
+        suspects = _suspects_in(batch)
+        trusted = [delivery for delivery in batch if delivery not in suspects]
         if trusted:
             await self.process(trusted, subscription, suspects)
+        if suspects and not self._gathered:
+            self._gathered = True
+            suspects += await self._gather(subscription)
+        random.shuffle(suspects)
         for place, delivery in enumerate(suspects, 1):
+            await subscription.settle()
             await self.process([delivery], subscription, suspects[place:])
+
+    async def _gather(self, subscription: Subscription) -> list[Delivery]:
+        """Wait for the rest of what a process before this one had in hand; work off what is above suspicion in it."""
+        await asyncio.sleep(GATHER_S)
+        suspects: list[Delivery] = []
+        here = len(subscription.held())
+        while here > 0 and subscription.held():  # what arrives meanwhile is for the next batch
+            batch = await subscription.next_batch(self._batch_limit)
+            here -= len(batch)
+            suspects += _suspects_in(batch)
+            trusted = [delivery for delivery in batch if delivery not in suspects]
+            if trusted:
+                await self.process(trusted, subscription, suspects)
+        return suspects
 
     async def process(
         self, batch: Sequence[Delivery], subscription: Subscription, following: Sequence[Delivery] = ()
@@ -238,6 +261,11 @@ class Consumer(Generic[StoreT]):
         )
         self._units.telemetry.metrics.consumed(delivery.stream, "dead")
         await delivery.term()
+
+
+def _suspects_in(batch: Sequence[Delivery]) -> list[Delivery]:
+    """Pick those that came more often without an outcome than a fault elsewhere explains."""
+    return [delivery for delivery in batch if delivery.attempt > TOGETHER_AT_MOST]
 
 
 def _hopeless() -> Refusal:

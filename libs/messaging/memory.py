@@ -277,6 +277,9 @@ class _Place:
     def held(self) -> Sequence[Delivery]:
         return ()
 
+    async def settle(self) -> None:
+        """Do nothing: here whoever answers waits until the broker knows."""
+
     async def close(self) -> None:
         self.closed = True
 

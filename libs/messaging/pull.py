@@ -27,6 +27,7 @@ PREFETCH: Final = 512
 HEARTBEAT_S: Final = 2.0
 EXPIRES_S: Final = 30.0
 CLOSE_S: Final = 2.0
+SETTLE_S: Final = 2
 
 CHECK_EVERY_S: Final = 30.0
 """How often the consumer is looked at without any reason for doubt."""
@@ -171,6 +172,11 @@ class Pull:
     def held(self) -> Sequence[Delivery]:
         """Messages that wait in the local queue."""
         return list(self._queue)
+
+    async def settle(self) -> None:
+        """Wait, for a moment, until the server has the acknowledgements: nats-py sends them later by itself."""
+        with contextlib.suppress(NatsError, TimeoutError):
+            await self._client.flush(timeout=SETTLE_S)
 
     async def close(self) -> None:
         """Ask for no more, and give back what waits in the queue."""

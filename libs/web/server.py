@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -25,6 +25,10 @@ HEAD_WITHIN_S: Final = 10.0
 ANSWERED_WITHIN_S: Final = 60.0
 """How long a client may take to read an answer."""
 
+SILENT_S: Final = 5.0
+"""After how long a connection that has asked for nothing yet may be closed for another one. A busy process may take
+seconds to read what was sent at once."""
+
 LINGER_S: Final = 1.0
 """How long what a refused body still sends is read, so that the client gets to see the refusal."""
 
@@ -36,14 +40,46 @@ BUSY: Final = (
 log = structlog.get_logger()
 
 
+class _Room:
+    """How many connections one server has room for, and which of them may be closed for another one."""
+
+    def __init__(self, at_most: int) -> None:
+        self.at_most = at_most
+        self._resting: dict[_Protocol, None] = {}
+        self._silent: dict[_Protocol, float] = {}
+
+    def rests(self, one: "_Protocol") -> None:
+        """Note that a connection was answered, and may stay for the next request."""
+        self._resting[one] = None
+
+    def expects(self, one: "_Protocol", now: float) -> None:
+        """Note that a connection has begun, or begun a head, and has not asked for anything yet."""
+        self._resting.pop(one, None)
+        self._silent.setdefault(one, now)
+
+    def forget(self, one: "_Protocol") -> None:
+        """Note that a connection has asked for something, or is gone."""
+        self._resting.pop(one, None)
+        self._silent.pop(one, None)
+
+    def expendable(self, now: float) -> "_Protocol | None":
+        """Pick the connection that has rested longest; otherwise the one that has been silent longest, and too long."""
+        resting = next((one for one in self._resting if one.idle), None)
+        if resting is not None:
+            return resting
+        one, since = next(iter(self._silent.items()), (None, now))
+        return one if now - since > SILENT_S else None
+
+
 class _Protocol(RequestHandler):
     """A connection. What cannot be parsed as HTTP is answered like every other mistake."""
 
-    __slots__ = ("_at_most", "_head_late")
+    __slots__ = ("_answered", "_head_late", "_room", "_unwelcome")
 
-    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, at_most: int) -> None:
+    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, room: _Room) -> None:
         super().__init__(manager, loop=loop, keepalive_timeout=KEEP_ALIVE_S, lingering_time=LINGER_S)
-        self._at_most = at_most
+        self._room = room
+        self._unwelcome = self._answered = False
         self._head_late: asyncio.TimerHandle | None = None
 
     @property
@@ -53,27 +89,48 @@ class _Protocol(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert self._manager is not None
-        others = self._manager.connections
+        full = len(self._manager.connections) >= self._room.at_most
         super().connection_made(transport)
-        self._expect_head()
-        if len(others) < self._at_most:
-            return
-        idle = next((one for one in others if isinstance(one, _Protocol) and one.idle), None)
-        if idle is not None:
-            idle.force_close()
+        if full and not self._made_room():
+            # Told so once it has asked, as it will read nothing before. (uvloop also forgets to read from the next
+            # connection when one is closed while it is being made.)
+            self._unwelcome = True
+            self._head_late = self._loop.call_later(LINGER_S, self._turn_away)
         else:
-            self._turn_away(transport)
+            self._expect_head()
+
+    def _made_room(self) -> bool:
+        expendable = self._room.expendable(self._loop.time())
+        if expendable is None:
+            return False
+        self._room.forget(expendable)
+        expendable.make_room()
+        return True
+
+    def make_room(self) -> None:
+        """Go, for another connection. Who was answered before finds it closed; who was not is told why."""
+        if self._answered:
+            self.force_close()
+        else:
+            self._turn_away()
 
     def data_received(self, data: bytes) -> None:
+        if self._unwelcome:
+            self._turn_away()
+            return
         super().data_received(data)
         if self._head_late is None:
             if self.idle:  # some of a head is here
                 self._expect_head()
+            else:
+                self._room.forget(self)
         elif not self.idle:
             self._head_late.cancel()
             self._head_late = None
+            self._room.forget(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._room.forget(self)
         if self._head_late is not None:
             self._head_late.cancel()
         super().connection_lost(exc)
@@ -84,13 +141,17 @@ class _Protocol(RequestHandler):
         transport = self.transport
         try:
             async with asyncio.timeout(ANSWERED_WITHIN_S):
-                return await super().finish_response(request, resp, start_time)
+                finished = await super().finish_response(request, resp, start_time)
         except TimeoutError:
             if transport is not None:
                 transport.abort()  # a close would wait until the client has read everything
             return resp, True
+        self._answered = True
+        self._room.rests(self)
+        return finished
 
     def _expect_head(self) -> None:
+        self._room.expects(self, self._loop.time())
         self._head_late = self._loop.call_later(HEAD_WITHIN_S, self._give_up_waiting)
 
     def _give_up_waiting(self) -> None:
@@ -98,12 +159,12 @@ class _Protocol(RequestHandler):
         if self.idle:
             self.force_close()
 
-    def _turn_away(self, transport: asyncio.BaseTransport) -> None:
-        body = problem_response(overloaded()).body
-        assert isinstance(body, bytes)
-        answering = cast("asyncio.Transport", transport)  # uvloop's are not registered as such
-        answering.write(BUSY % (len(body), body))
-        self.force_close()
+    def _turn_away(self) -> None:
+        if self.transport is not None:
+            body = problem_response(overloaded()).body
+            assert isinstance(body, bytes)
+            self.transport.write(BUSY % (len(body), body))
+            self.force_close()
 
     def handle_error(
         self,
@@ -138,8 +199,10 @@ async def serving(app: web.Application, settings: HttpSettings) -> AsyncIterator
     manager = runner.server
     assert manager is not None
 
+    room = _Room(settings.connections_at_most)
+
     def connection() -> RequestHandler:
-        return _Protocol(manager, loop, settings.connections_at_most)
+        return _Protocol(manager, loop, room)
 
     try:
         try:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -19,6 +20,7 @@ from auth.settings import Settings
 from libs.errors import Refusal
 from libs.files import write_whole
 from libs.ids import uuid7
+from libs.tests.eventually import eventually
 from libs.web import keys
 from libs.web.identity import Caller, Verifier
 from libs.web.keys import jwk_of
@@ -30,7 +32,7 @@ def passwords() -> Passwords:
 
 
 async def test_a_password_is_hashed_with_argon2id_and_a_salt_of_its_own(passwords: Passwords) -> None:
-    first, second = await passwords.hash("secret"), await passwords.hash("secret")
+    first, second = await passwords.hash("ann", "secret"), await passwords.hash("ann", "secret")
     assert first.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert first != second
     assert extract_parameters(first).type is Type.ID
@@ -38,7 +40,7 @@ async def test_a_password_is_hashed_with_argon2id_and_a_salt_of_its_own(password
 
 
 async def test_only_the_right_password_matches(passwords: Passwords) -> None:
-    known = await passwords.hash("correct horse 🐎")
+    known = await passwords.hash("ann", "correct horse 🐎")
     assert await passwords.matches(known, "correct horse 🐎")
     assert not await passwords.matches(known, "correct horse")
     assert not await passwords.matches(known, "")
@@ -50,7 +52,7 @@ async def test_a_broken_hash_matches_nothing(passwords: Passwords, broken: str) 
 
 
 async def test_an_unknown_login_matches_no_password_at_all(passwords: Passwords) -> None:
-    passwords.__dict__["_nobodys"] = await passwords.hash("secret")
+    passwords.__dict__["_nobodys"] = await passwords.hash("ann", "secret")
     assert not await passwords.matches(None, "secret")
 
 
@@ -76,7 +78,7 @@ class Recorder:
 async def test_an_unknown_login_costs_what_a_known_one_costs() -> None:
     passwords = Passwords()
     recorder = passwords._hasher = Recorder(passwords._hasher)  # type: ignore[assignment] # it does what is used of it
-    known = await passwords.hash("secret")
+    known = await passwords.hash("ann", "secret")
     assert not await passwords.matches(None, "secret")
     assert not await passwords.matches(None, "")
     assert await passwords.matches(known, "secret")
@@ -88,7 +90,7 @@ async def test_an_unknown_login_costs_what_a_known_one_costs() -> None:
 async def test_the_event_loop_goes_on_while_a_password_is_hashed() -> None:
     passwords = Passwords()
     recorder = passwords._hasher = Recorder(passwords._hasher)  # type: ignore[assignment] # it does what is used of it
-    hashing = asyncio.create_task(passwords.hash("secret"))
+    hashing = asyncio.create_task(passwords.hash("ann", "secret"))
     ticks = 0
     while not hashing.done():
         await asyncio.sleep(0)
@@ -101,15 +103,39 @@ async def test_the_event_loop_goes_on_while_a_password_is_hashed() -> None:
 
 async def test_who_cannot_be_served_soon_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "WAITING_AT_MOST", 2)
-    passwords = Passwords()
-    first, second = (asyncio.create_task(passwords.hash("secret")) for _ in range(2))
-    await asyncio.sleep(0)
+    passwords, may_go = Passwords(), threading.Event()
+    hasher: Any = passwords._hasher
+    held: Any = SimpleNamespace(hash=lambda password: may_go.wait() and hasher.hash(password))
+    passwords._hasher = held
+    first, second = (asyncio.create_task(passwords.hash(login, "secret")) for login in ("ann", "bob"))
+    await eventually(lambda: passwords._waiting == 2)
     with pytest.raises(Refusal) as refused:
         await passwords.matches(None, "secret")
     assert refused.value.slug == "overloaded"
     assert refused.value.transient
+    may_go.set()
     await asyncio.gather(first, second)
-    assert (await passwords.hash("secret")).startswith("$argon2id$")
+    assert (await passwords.hash("ann", "secret")).startswith("$argon2id$")
+
+
+async def test_what_is_asked_many_times_at_once_is_hashed_once_and_for_its_login_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(credentials, "WAITING_AT_MOST", 3)
+    passwords = Passwords()
+    asked = [("ann", "secret")] * 100 + [("bob", "secret"), ("ann", "another")]
+    hashes = await asyncio.gather(*(passwords.hash(*one) for one in asked))
+    assert len(set(hashes)) == 3
+    assert len(set(hashes[:100])) == 1
+    assert await passwords.hash("ann", "secret") not in hashes, "a hash is kept"
+
+
+async def test_who_goes_away_does_not_take_the_hash_along() -> None:
+    passwords = Passwords()
+    gone, waiting = (asyncio.create_task(passwords.hash("ann", "secret")) for _ in range(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await passwords.matches(await waiting, "secret")
 
 
 def pem_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:

@@ -94,6 +94,9 @@ class _Tampered:
     def held(self) -> Sequence[Delivery]:
         return self._inner.held()
 
+    async def settle(self) -> None:
+        await self._inner.settle()
+
     async def close(self) -> None:
         await self._inner.close()
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -21,7 +21,7 @@ from libs.contracts.orders import OrderCancelled, OrderPlaced
 from libs.errors import Kind, Refusal, unavailable
 from libs.ids import uuid7
 from libs.messaging import consumer, unit
-from libs.messaging.bus import Bus
+from libs.messaging.bus import Bus, Delivery
 from libs.messaging.consumer import MAX_ATTEMPTS, Consumer, Listens, durables
 from libs.messaging.envelope import Event, Origin, Outgoing, seal
 from libs.messaging.memory import MemoryBroker, MemoryBus
@@ -39,6 +39,7 @@ from libs.messaging.tests.stage import (
     somebody_waits,
     spoil_commit,
 )
+from libs.messaging.tests.test_dead_letters import Given
 from libs.messaging.unit import Unit
 from libs.storage import Database
 from libs.tests.eventually import eventually
@@ -424,8 +425,9 @@ async def lives_until_killed(stage: Stage, handlers: Handlers, done: Callable[[]
 
 
 async def test_what_ends_its_process_each_time_is_set_aside_and_takes_no_neighbour_with_it(
-    stage: Stage, broker: MemoryBroker, handlers: Handlers
+    stage: Stage, broker: MemoryBroker, handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(consumer, "GATHER_S", 0.01)
     broker.ack_wait_s = 0.01
     facts = orders(9)
     handlers.trouble = fails_for(facts[4].order_id, Killed())
@@ -440,6 +442,76 @@ async def test_what_ends_its_process_each_time_is_set_aside_and_takes_no_neighbo
     assert "not even to an error" in letter.error
     assert lives == MAX_ATTEMPTS + 1
     assert await had(stage.database, {fact.order_id for fact in facts if fact != facts[4]})
+
+
+class Line:
+    """A place in the queue that hands out what it is given, batch by batch, and notes what happens."""
+
+    def __init__(self, *batches: Sequence["Handed"]) -> None:
+        self.batches = list(batches)
+        self.seen: list[str] = []
+        self.begun = False
+        for delivery in (one for batch in batches for one in batch):
+            delivery.seen = self.seen
+
+    async def next_batch(self, _limit: int) -> Sequence[Delivery]:
+        if self.begun and not self.batches:
+            await asyncio.Event().wait()
+        self.begun = True
+        return self.batches.pop(0)
+
+    def held(self) -> Sequence[Delivery]:
+        return [one for batch in self.batches for one in batch] if self.begun else []
+
+    async def settle(self) -> None:
+        self.seen.append("settled")
+
+    async def subscribe(self, _durable: Any) -> "Line":
+        return self
+
+    async def close(self) -> None: ...
+
+
+class Handed(Given):
+    """A delivery of a `Line`."""
+
+    seen: list[str]
+
+    async def ack(self) -> None:
+        self.seen.append("acknowledged")
+
+
+def handed(fact: Fact, attempt: int) -> Handed:
+    sent = sealed(fact)
+    return Handed(sent.subject, sent.payload, sent.headers, attempt=attempt)
+
+
+@SQLITE_ONLY
+async def test_the_broker_knows_what_is_done_before_the_next_suspect_is_tried(stage: Stage, handlers: Handlers) -> None:
+    line = Line([handed(fact, attempt) for fact, attempt in zip(orders(4), (1, 3, 3, 19), strict=True)])
+
+    async def note(_events: Events, _work: Work) -> None:
+        line.seen.append("handled")
+
+    handlers.trouble = note
+    consuming = asyncio.create_task(consumer_of(stage, handlers).run(cast("Any", line)))
+    await eventually(lambda: line.seen.count("acknowledged") == 4)
+    consuming.cancel()
+
+    assert line.seen == ["handled", "acknowledged", *(["settled", "handled", "acknowledged"] * 3)]
+
+
+@SQLITE_ONLY
+async def test_a_suspect_waits_for_those_that_were_in_hand_with_it(stage: Stage, handlers: Handlers) -> None:
+    bad, other, new = orders(3)
+    line = Line([handed(bad, 20)], [handed(other, 20), handed(new, 1)])
+
+    consuming = asyncio.create_task(consumer_of(stage, handlers).run(cast("Any", line)))
+    await eventually(lambda: line.seen.count("acknowledged") == 3)
+    consuming.cancel()
+
+    assert handlers.calls[0] == ("placed", [new.order_id])
+    assert sorted(handlers.calls[1:]) == sorted([("placed", [bad.order_id]), ("placed", [other.order_id])])
 
 
 async def test_a_message_that_is_refused_by_its_own_rules_is_set_aside_at_once(

@@ -9,7 +9,7 @@ import pytest
 from libs.contracts import stream_of
 from libs.local.servers import free_port
 from libs.messaging import durable, jetstream
-from libs.messaging.bus import BusUnavailable
+from libs.messaging.bus import BusUnavailable, Lag
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.tests.conftest import Server
 from libs.messaging.tests.stage import acknowledge, everything, message, messages, subjects_of, take
@@ -119,6 +119,28 @@ async def test_no_acknowledgement_slips_through_while_the_connection_comes_back(
     await server.start()
 
     assert [again.attempt for again in await take(subscription, 1, within_s=4)] == [2]
+
+
+async def test_what_is_settled_is_acknowledged_even_if_the_process_ends_now(
+    server: Server, stream: JetStream, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscription = await stream.subscribe(everything(service))
+    await stream.publish(messages(service, 3))
+    deliveries = await take(subscription, 3)
+
+    async def later(*_arguments: Any, **_options: Any) -> None:
+        """Leave for later what is to be sent, as the client does when it is busy."""
+
+    with monkeypatch.context() as busy:
+        busy.setattr(stream._client, "_flush_pending", later)
+        for delivery in deliveries:
+            await delivery.ack()
+        assert stream._client.pending_data_size
+
+    await subscription.settle()
+
+    assert not stream._client.pending_data_size
+    assert await stream.lag(everything(service)) == Lag(0, 0)
 
 
 async def test_what_a_stream_delivered_before_it_was_made_anew_is_forgotten(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -201,3 +202,43 @@ async def test_a_connection_for_which_there_is_no_room_is_told_so() -> None:
         for reader, writer in staying:
             assert b"gone" in await asyncio.wait_for(reader.read(), 5)
             writer.close()
+
+
+async def test_who_has_just_come_is_not_closed_for_somebody_else() -> None:
+    async with house(connections_at_most=2) as one:
+        first = [await one.connect() for _ in range(2)]
+        answer = await one.ask(request("GET /livez", "Connection: close"))
+        assert answer.startswith("HTTP/1.1 503 ")
+        for reader, writer in first:
+            writer.write(request("GET /livez", "Connection: close"))
+            assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+
+async def test_who_has_long_been_silent_makes_room_and_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SILENT_S", -1.0)
+    async with house(connections_at_most=2) as one:
+        (reader, silent), (_, other) = [await one.connect(sent) for sent in (b"", b"GET /li")]
+        assert (await one.ask(request("GET /livez", "Connection: close"))).startswith("HTTP/1.1 200 ")
+        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 503 ")
+        for writer in (silent, other):
+            writer.close()
+
+
+async def test_who_asks_for_nothing_is_turned_away_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LINGER_S", 0.1)
+    async with house(connections_at_most=1) as one:
+        _, staying = await one.connect(request("GET /stay"))
+        await eventually(lambda: one.inside == 1)
+        answer = await one.ask(b"")
+        assert answer.startswith("HTTP/1.1 503 ")
+        staying.close()
+
+
+async def test_everybody_of_a_crowd_gets_an_answer() -> None:
+    async with house(requests_at_most=3, connections_at_most=20) as one:
+        asking = [asyncio.create_task(one.ask(request("GET /stay", "Connection: close"))) for _ in range(100)]
+        await eventually(lambda: sum(task.done() for task in asking) == 97, within_s=30)
+        one.may_go.set()
+        answers = Counter(answer[9:12] for answer in await asyncio.gather(*asking))
+        assert answers == {"200": 3, "503": 97}
