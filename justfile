@@ -112,6 +112,12 @@ fuzz cases="2000": (_setup "dev")
 simulate *args: (_setup "dev")
     @exec .venv/bin/orderly simulate {{ args }}
 
+# Use a system of its own for minutes while faults happen to it, then audit it: soak [minutes] [sqlite|postgres] [--seed N] [--replicas N]
+[group('check')]
+[no-exit-message]
+soak *args: (_setup "local")
+    @exec .venv/bin/orderly soak {{ args }}
+
 # Check style and types
 [group('check')]
 [no-exit-message]
