@@ -17,13 +17,19 @@ from libs.contracts import stream_of
 from libs.messaging.consumer import durables
 from orderly.credentials import ensure_credentials
 from orderly.faults import Fault
-from orderly.faults.chance import CHANCE
+from orderly.faults.chance import VICTIMS
 from orderly.faults.processes import stopped
 from orderly.services import NAMES, SERVICES
 from orderly.system import System
 
 OLDER_BY_S: Final = 3.0
 """How much the broker has stored, and acknowledged, since the copy that takes its store's place."""
+
+DURABLES: Final = {
+    f"{durable.name} on {durable.stream}": durable
+    for service in SERVICES
+    for durable in durables(service.name, service.listens)
+}
 
 TRIES: Final = 60
 EVERY_S: Final = 0.5
@@ -85,14 +91,14 @@ def cut_newest_block(messages: Path) -> None:
 
 @asynccontextmanager
 async def _stream_deleted(system: System) -> AsyncIterator[None]:
-    name = CHANCE.choice(NAMES)
+    name = VICTIMS.draw(NAMES)
     await _told(system, name, lambda broker: broker.delete_stream(stream_of(name)))
     yield
 
 
 @asynccontextmanager
 async def _durable_deleted(system: System) -> AsyncIterator[None]:
-    durable = CHANCE.choice([one for service in SERVICES for one in durables(service.name, service.listens)])
+    durable = DURABLES[VICTIMS.draw(list(DURABLES))]
     await _told(system, durable.name, lambda broker: broker.delete_consumer(durable.stream, durable.name))
     yield
 

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Final
 
 from orderly.faults import Fault
-from orderly.faults.chance import CHANCE
+from orderly.faults.chance import VICTIMS
 from orderly.system import System
 
 SERVERS: Final = ("nats", "postgres")
@@ -16,7 +16,7 @@ SERVERS: Final = ("nats", "postgres")
 
 def any_process(system: System) -> str:
     """Draw a replica of a service, or the gateway."""
-    return CHANCE.choice(sorted(label for label in system.supervisor.labels if label not in SERVERS))
+    return VICTIMS.draw(sorted(label for label in system.supervisor.labels if label not in SERVERS))
 
 
 def _ended_by(number: signal.Signals) -> Callable[[System], AbstractAsyncContextManager[None]]:

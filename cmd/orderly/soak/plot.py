@@ -75,8 +75,9 @@ def _heading(report: Report) -> Iterator[str]:
 def _bands(report: Report) -> Iterator[str]:
     for fault in report.faults:
         left, right = _x(fault.begin_s, report.seconds), _x(fault.end_s, report.seconds)
-        width = max(right - left, NARROWEST_BAND)
+        width, bottom = max(right - left, NARROWEST_BAND), TOP + PLOT_HEIGHT
         yield f'<rect x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{PLOT_HEIGHT}" fill="{RED}" opacity="0.16"/>'
+        yield f'<line x1="{left:.1f}" y1="{TOP}" x2="{left:.1f}" y2="{bottom}" stroke="{RED}" opacity="0.5"/>'
 
 
 def _axes(seconds: float, top: float, step: float) -> Iterator[str]:
@@ -131,7 +132,7 @@ def _legend(report: Report) -> Iterator[str]:
         yield _text(x + 8, y - 0.5, str(fault.number), number)
         yield _text(x + 24, y, _described(report, fault), 'font-size="11.5"')
     if report.faults:
-        said = "In brackets: the longest time without a confirmed order since the fault began, before the next one did or across it."
+        said = "In brackets: the longest time without a confirmed order, begun before the next fault."
         yield _text(LEFT, top + rows * ROW, said, f'font-size="11.5" fill="{PALE}"')
 
 

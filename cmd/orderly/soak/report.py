@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from orderly.audit import Report as Audited
 from orderly.audit.report import as_json as audit_as_json
+from orderly.faults import Fault
 from orderly.soak import memory
 from orderly.soak.memory import Life
 from orderly.soak.meter import Pause, each_second, pauses, worst
@@ -21,10 +22,15 @@ class Happened:
     """A fault that was caused, from its beginning until it was mended, in seconds since the beginning."""
 
     number: int
-    name: str
-    says: str
+    fault: Fault
+    whom: str
     begin_s: float
     end_s: float
+
+    @property
+    def says(self) -> str:
+        """What happened, and to whom where that was left to chance."""
+        return f"{self.fault.says} ({self.whom})" if self.whom else self.fault.says
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +124,9 @@ def as_json(report: Report) -> dict[str, Any]:
 def _fault_as_json(report: Report, fault: Happened) -> dict[str, Any]:
     return {
         "number": fault.number,
-        "name": fault.name,
-        "says": fault.says,
+        "name": fault.fault.name,
+        "says": fault.fault.says,
+        "whom": fault.whom or None,
         "begin_s": round(fault.begin_s, 3),
         "end_s": round(fault.end_s, 3),
         "worst_pause_s": round(report.pause_at(fault).seconds, 3),

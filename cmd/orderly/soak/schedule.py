@@ -8,10 +8,13 @@ from typing import Final
 from libs.messaging.durable import ACK_WAIT_S
 from orderly.faults import Fault
 
-APART_S: Final = (1.5, 7.0)
+QUIET_S: Final = 3.0
+"""Before the first fault."""
+
+APART_S: Final = (1.5, 5.0)
 """From the end of a fault to the next one."""
 
-HELD_S: Final = (1.0, 5.0)
+HELD_S: Final = (1.0, 4.0)
 """For how long a fault lasts that does not end by itself."""
 
 REST_S: Final = ACK_WAIT_S + 15
@@ -39,7 +42,7 @@ def schedule(
     losses = _dealt([fault for fault in faults if fault in lose], chance)
     others = _dealt([fault for fault in faults if fault not in lose], chance)
     planned: list[Planned] = []
-    now_s = next_loss_s = 0.0
+    now_s, next_loss_s = QUIET_S, 0.0
     while now_s < seconds:
         at_s, held_s = now_s + chance.uniform(*APART_S), chance.uniform(*HELD_S)
         now_s = at_s + held_s

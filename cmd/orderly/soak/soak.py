@@ -11,7 +11,7 @@ from orderly.audit import CannotAudit, audit
 from orderly.audit import Report as Audited
 from orderly.faults import Fault
 from orderly.faults.broker import LOSSES
-from orderly.faults.chance import CHANCE
+from orderly.faults.chance import VICTIMS
 from orderly.services import NAMES
 from orderly.soak.duplicates import handled_again
 from orderly.soak.load import Load, load_on
@@ -110,13 +110,13 @@ class _Soak:
 
     async def _cause(self, over: asyncio.Event) -> None:
         """Cause one fault after the other until it is over; it is when one cannot be caused or mended."""
-        CHANCE.seed(f"victims {self.wanted.seed}")
+        VICTIMS.seed(f"victims {self.wanted.seed}")
         wanted = self.wanted
         planned = schedule(wanted.faults, LOSSES, seed=wanted.seed, seconds=wanted.seconds, rest_s=wanted.rest_s)
         for number, one in enumerate(planned, 1):
             if await _set_within(over, one.at_s - self.meter.now_s()):
                 return
-            self.present, begin_s = one.fault, self.meter.now_s()
+            self.present, VICTIMS.last, begin_s = one.fault, "", self.meter.now_s()
             try:
                 async with one.fault.cause(self.system):
                     await _set_within(over, one.held_s)
@@ -124,8 +124,8 @@ class _Soak:
                 self.troubles.append(f"{one.fault.name}: {error!r}")
                 over.set()
             finally:
-                fault, self.present = one.fault, None
-                self.happened.append(Happened(number, fault.name, fault.says, begin_s, self.meter.now_s()))
+                self.present = None
+                self.happened.append(Happened(number, one.fault, VICTIMS.last, begin_s, self.meter.now_s()))
 
     async def _audited(self) -> Audited | None:
         urls = {name: self.system.database_url(name) for name in NAMES}

@@ -44,7 +44,7 @@ def _faults(report: Report) -> Table:
             Text(str(fault.number), "bold" if fault in survived else "bold red"),
             clock(fault.begin_s),
             f"{fault.end_s - fault.begin_s:.1f} s",
-            Text.assemble((fault.name, "cyan"), f"  {fault.says}"),
+            Text.assemble((fault.fault.name, "cyan"), f"  {fault.says}"),
             Text(f"{pause:.1f} s", "yellow" if pause > LONG_PAUSE_S else ""),
         )
     return table
@@ -87,7 +87,9 @@ def _verdicts(report: Report) -> Iterator[Text]:
     yield _sign(not count, "HTTP and the books agree", f"{count:,} times HTTP and the books do not agree:")
     for one in report.contradictions[:NAMED]:
         yield Text(f"    {one}", "red")
-    if report.audited is not None:
+    if report.audited is None:
+        yield _sign(report.audited, "", "the books could not be audited")
+    else:
         yield audit_summary(report.audited)
         for name, offenders in report.audited.offenders().items():
             yield from (Text(f"    {name}: {one.id} {one.what}", "red") for one in offenders)
@@ -95,7 +97,7 @@ def _verdicts(report: Report) -> Iterator[Text]:
         yield _sign(report.flat, "memory is flat", "memory grows")
 
 
-def _sign(good: bool, if_good: str, if_not: str) -> Text:
+def _sign(good: object, if_good: str, if_not: str) -> Text:
     return Text(f"✓ {if_good}", "bold green") if good else Text(f"✗ {if_not}", "bold red")
 
 
