@@ -15,7 +15,7 @@ def add_parser(commands: Any) -> None:
         help="use a system of its own for minutes while faults happen to it, and examine it afterwards",
         description="Exit code 0: everything settled, HTTP and the books agree, the audit is clean.",
     )
-    minutes = "how long the load lasts; 2 by default, 10 or more to judge memory as well"
+    minutes = "how long the load lasts; 2 by default, 5 or more to judge memory as well"
     parser.add_argument("minutes", nargs="?", type=_minutes, default=MINUTES, help=minutes)
     parser.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--seed", type=int, metavar="N", help="the same faults again, in the same order")

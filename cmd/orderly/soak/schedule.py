@@ -17,8 +17,8 @@ APART_S: Final = (1.5, 5.0)
 HELD_S: Final = (1.0, 4.0)
 """For how long a fault lasts that does not end by itself."""
 
-REST_S: Final = ACK_WAIT_S + 15
-"""From one loss to the next, and to the end: consumers rest for one `ack_wait`, and then hear everything again."""
+REST_S: Final = ACK_WAIT_S + 10
+"""From the last loss to the end: consumers rest for one `ack_wait`, and then hear everything again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ def schedule(
 ) -> list[Planned]:
     """Deal faults like cards: each comes once before any comes again, in an order of chance.
 
-    Of those that `lose` what the broker knew one comes first of all, and the next ones `rest_s` apart: so long it
-    takes to recover, and the other faults happen meanwhile. Towards the end nothing happens, for all to be seen well.
+    Of those that `lose` what the broker knew one comes first of all, and the next ones 1.5 times `rest_s` apart, so
+    that there is more than recovery to be seen. Others happen meanwhile. Just before the end nothing happens.
     """
     chance = Random(f"schedule {seed}")  # noqa: S311 - chance here is to be the same again
     losses = _dealt([fault for fault in faults if fault in lose], chance)
@@ -48,7 +48,7 @@ def schedule(
         now_s = at_s + held_s
         fault = None
         if next_loss_s <= at_s <= seconds - rest_s and (fault := next(losses, None)):
-            next_loss_s = at_s + rest_s
+            next_loss_s = at_s + 1.5 * rest_s
         elif now_s + APART_S[1] <= seconds:
             fault = next(others, None)
         if fault:
