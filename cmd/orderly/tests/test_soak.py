@@ -5,6 +5,8 @@ import io
 import json
 import os
 import re
+import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +24,7 @@ from rich.console import Console
 
 from libs.contracts import stream_of
 from libs.local.servers import free_port
+from libs.local.supervisor import environment
 from orderly.audit.looking import consumed
 from orderly.faults import Fault
 from orderly.faults.broker import LOSSES, cut_newest_block
@@ -396,6 +399,33 @@ async def test_a_minute_under_load_with_faults_of_all_kinds(database: DatabaseKi
         assert_clean(report)
         assert len(report.survived) >= 5
         assert await consumers_of(system) == {name: set(durables) for name, durables in consumed().items()}
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+async def test_the_program_writes_its_report_also_when_it_is_told_to_end_early(tmp_path: Path) -> None:
+    program, out = Path(sys.executable).parent / "orderly", tmp_path / "out"
+    soaking = await asyncio.create_subprocess_exec(
+        *(program, "soak", "5", "sqlite", "--seed", "2", "--out", out),
+        env=environment(TMPDIR=str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert soaking.stdout is not None
+    said = ""
+    while not re.search(r"[1-9]\d* orders confirmed", said):
+        line = await soaking.stdout.readline()
+        assert line, said
+        said += line.decode()
+    soaking.send_signal(signal.SIGINT)
+    rest, _ = await soaking.communicate()
+    assert soaking.returncode == 0, rest.decode()
+    assert "the same faults again: just soak 5 sqlite --seed 2\n" in said
+    assert "✓ HTTP and the books agree" in rest.decode()
+    report = json.loads((out / "soak-sqlite-2.json").read_text())
+    assert report["clean"]
+    assert report["seconds"] < 300
+    assert ET.parse(out / "soak-sqlite-2.svg").getroot().tag.endswith("svg")
+    assert list(tmp_path.iterdir()) == [out], "the system's folder is left"
 
 
 def assert_clean(report: Report) -> None:
