@@ -39,6 +39,14 @@ async def test_publishing_fails_while_the_server_is_away_and_works_when_it_is_ba
     assert await stream.publish(messages(service, 2)) == [2, 3]
 
 
+async def test_a_connection_that_is_lost_counts_at_once(server: Server, stream: JetStream) -> None:
+    """Before it is said to be back there is a moment in which it could be published to, unseen."""
+    before = stream.epoch
+    await server.stop()
+    await eventually(lambda: stream.epoch > before)
+    assert not stream.connected
+
+
 async def test_a_subscription_survives_the_absence_of_the_server(
     server: Server, stream: JetStream, service: str
 ) -> None:
