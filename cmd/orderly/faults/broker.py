@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ def store(system: System) -> Path:
 
 @asynccontextmanager
 async def _killed(system: System) -> AsyncIterator[None]:
-    await kill(system)
+    await system.supervisor.stop(["nats"], number=signal.SIGKILL)
     try:
         yield
     finally:
@@ -101,15 +101,6 @@ async def _durable_deleted(system: System) -> AsyncIterator[None]:
     durable = DURABLES[VICTIMS.draw(list(DURABLES))]
     await _told(system, durable.name, lambda broker: broker.delete_consumer(durable.stream, durable.name))
     yield
-
-
-async def kill(system: System) -> None:
-    """Kill the broker, and have nobody start it again."""
-    pid = system.supervisor.pid("nats")
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    await system.supervisor.stop(["nats"])
 
 
 async def _told(system: System, user: str, what: Callable[[JetStreamContext], Awaitable[object]]) -> None:
