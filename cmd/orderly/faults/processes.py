@@ -49,7 +49,7 @@ async def stopped(system: System, label: str) -> AsyncIterator[None]:
 
 
 FAULTS: Final = (
-    Fault("process-killed", "a process of a service, or the gateway, is killed", _ended_by(signal.SIGKILL)),
-    Fault("process-ended", "a process of a service, or the gateway, is told to stop", _ended_by(signal.SIGTERM)),
-    Fault("process-stopped", "a process of a service, or the gateway, stands still", _standing_still),
+    Fault("process-killed", "a process is killed", _ended_by(signal.SIGKILL)),
+    Fault("process-ended", "a process is told to stop", _ended_by(signal.SIGTERM)),
+    Fault("process-stopped", "a process stands still", _standing_still),
 )

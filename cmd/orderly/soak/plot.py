@@ -4,7 +4,7 @@ Written as SVG by hand: a picture of one kind needs no plotting library (0018-so
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -21,7 +21,9 @@ ROW: Final = 22
 COLUMNS: Final = 2
 NARROWEST_BAND: Final = 3
 MARK: Final = 17
-"""Between the middles of two numbers in a row: closer ones go into the next row above."""
+"""Between the middles of two numbers in a row: closer ones go into the row above."""
+
+SINGLY_AT_MOST: Final = 48
 
 INK: Final = "#1f2933"
 PALE: Final = "#6b7a8c"
@@ -37,7 +39,7 @@ FONT: Final = "font-family=\"Verdana, 'DejaVu Sans', sans-serif\""
 
 def plot(report: Report) -> str:
     """Draw a report."""
-    rows = -(-len(report.faults) // COLUMNS)
+    rows = -(-len(_lines(report)) // COLUMNS)
     height = TOP + PLOT_HEIGHT + 74 + (rows + 1) * ROW + 10
     counts = each_second(report.confirmed_s, report.seconds)
     step = _step(max(counts, default=0) * 1.05 or 1, STEPS, TICKS_AT_MOST_Y)
@@ -109,36 +111,63 @@ def _area(counts: Sequence[int], seconds: float, top: float) -> str:
 
 
 def _marks(report: Report) -> Iterator[str]:
-    """Number the bands above the plot, in two rows where they stand close together."""
-    middles = [_x((fault.begin_s + fault.end_s) / 2, report.seconds) for fault in report.faults]
-    raised = [False]
-    for before, middle in pairwise(middles):
-        raised.append(middle - before < MARK and not raised[-1])
-    for fault, middle, is_raised in zip(report.faults, middles, raised, strict=False):
-        y = TOP - (30 if is_raised else 12)
-        yield f'<circle cx="{middle:.1f}" cy="{y}" r="8.5" fill="{RED}"/>'
-        attributes = 'text-anchor="middle" fill="#ffffff" font-size="9.5" font-weight="bold"'
-        yield _text(middle, y + 3.5, str(fault.number), attributes)
+    """Number the bands above the plot, in two rows; where they stand too close together, one has no number."""
+    ends = [0.0, 0.0]
+    numbers = {fault.number: line.number for line in _lines(report) for fault in line.faults}
+    for fault in report.faults:
+        middle = _x((fault.begin_s + fault.end_s) / 2, report.seconds)
+        row = next((row for row, end in enumerate(ends) if middle - end >= MARK), None)
+        if row is not None:
+            ends[row] = middle
+            yield from _number(middle, TOP - 12 - 18 * row, numbers[fault.number])
 
 
 def _legend(report: Report) -> Iterator[str]:
-    top = TOP + PLOT_HEIGHT + 84
-    rows = -(-len(report.faults) // COLUMNS)
-    for place, fault in enumerate(report.faults):
+    lines, top = _lines(report), TOP + PLOT_HEIGHT + 84
+    rows = -(-len(lines) // COLUMNS)
+    for place, line in enumerate(lines):
         column, row = divmod(place, rows)
         x, y = LEFT + column * PLOT_WIDTH / COLUMNS, top + row * ROW
-        yield f'<circle cx="{x + 8:.1f}" cy="{y - 4:.1f}" r="8.5" fill="{RED}"/>'
-        number = 'text-anchor="middle" fill="#ffffff" font-size="9.5" font-weight="bold"'
-        yield _text(x + 8, y - 0.5, str(fault.number), number)
-        yield _text(x + 24, y, _described(report, fault), 'font-size="11.5"')
-    if report.faults:
+        yield from _number(x + 8, y - 4, line.number)
+        yield _text(x + 24, y, line.text, 'font-size="11.5"')
+    if lines:
         said = "In brackets: the longest time without a confirmed order, begun before the next fault."
         yield _text(LEFT, top + rows * ROW, said, f'font-size="11.5" fill="{PALE}"')
 
 
-def _described(report: Report, fault: Happened) -> str:
-    pause_s = report.pause_at(fault).seconds
-    return f"{clock(fault.begin_s)} to {clock(fault.end_s)}  {fault.says}  [{pause_s:.1f} s]"
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the legend, and the faults that it is about."""
+
+    number: int
+    text: str
+    faults: Sequence[Happened]
+
+
+def _lines(report: Report) -> list[_Line]:
+    """Give each fault a line; where there are too many, each kind of fault."""
+    if len(report.faults) <= SINGLY_AT_MOST:
+        return [
+            _Line(one.number, f"{clock(one.begin_s)}  {one.says}  {_longest(report, [one])}", [one])
+            for one in report.faults
+        ]
+    kinds: dict[str, list[Happened]] = {}
+    for one in report.faults:
+        kinds.setdefault(one.fault.says, []).append(one)
+    return [
+        _Line(number, f"{says}, {len(some)} times  {_longest(report, some)}", some)
+        for number, (says, some) in enumerate(kinds.items(), 1)
+    ]
+
+
+def _longest(report: Report, some: Sequence[Happened]) -> str:
+    return f"[{max(report.pause_at(fault).seconds for fault in some):.1f} s]"
+
+
+def _number(x: float, y: float, number: int) -> Iterator[str]:
+    attributes = 'text-anchor="middle" fill="#ffffff" font-size="9.5" font-weight="bold"'
+    yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8.5" fill="{RED}"/>'
+    yield _text(x, y + 3.5, str(number), attributes)
 
 
 def _text(x: float, y: float, text: str, attributes: str) -> str:

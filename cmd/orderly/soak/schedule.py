@@ -12,7 +12,10 @@ QUIET_S: Final = 3.0
 """Before the first fault."""
 
 APART_S: Final = (1.5, 5.0)
-"""From the end of a fault to the next one."""
+"""From the end of a fault to the next one, in a soak of minutes."""
+
+FAR_APART_S: Final = 20.0
+"""In a long one it may be as long as this: more of the time there is nothing wrong."""
 
 HELD_S: Final = (1.0, 4.0)
 """For how long a fault lasts that does not end by itself."""
@@ -43,8 +46,9 @@ def schedule(
     others = _dealt([fault for fault in faults if fault not in lose], chance)
     planned: list[Planned] = []
     now_s, next_loss_s = QUIET_S, 0.0
+    apart_s = min(max(APART_S[1], seconds / 30), FAR_APART_S)
     while now_s < seconds:
-        at_s, held_s = now_s + chance.uniform(*APART_S), chance.uniform(*HELD_S)
+        at_s, held_s = now_s + chance.uniform(APART_S[0], apart_s), chance.uniform(*HELD_S)
         now_s = at_s + held_s
         fault = None
         if next_loss_s <= at_s <= seconds - rest_s and (fault := next(losses, None)):

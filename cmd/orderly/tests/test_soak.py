@@ -227,6 +227,12 @@ def test_people_are_shown_everything() -> None:
         assert part in text
 
 
+def test_many_faults_are_explained_by_their_kind() -> None:
+    texts = [one.text or "" for one in ET.fromstring(plot(soaked(faults=60, seconds=600.0))).iter()]
+    assert [text for text in texts if "<something> & more" in text] == ["<something> & more, 60 times  [541.0 s]"]
+    assert texts.count("1") > 30
+
+
 @pytest.mark.parametrize("faults", [0, 1, 2, 31])
 @pytest.mark.parametrize("confirmed_s", [(), tuple(second / 40 for second in range(2000))], ids=["none", "many"])
 def test_the_picture_has_a_band_a_number_and_a_line_for_each_fault(faults: int, confirmed_s: tuple[float, ...]) -> None:
