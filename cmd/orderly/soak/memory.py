@@ -63,12 +63,16 @@ class Memory:
     _samples: dict[tuple[str, int], list[Sample]] = field(default_factory=lambda: defaultdict(list))
 
     async def watch(self, system: System, meter: Meter) -> None:
-        """Measure again and again, until it is cancelled."""
+        """Measure again and again, until it is cancelled; leave out a process that is seen for the first time."""
+        known: set[tuple[str, int | None]] = set()
         while True:
-            for label in system.supervisor.labels:
-                pid = system.supervisor.pid(label)
-                if label not in SERVERS and pid is not None and (size := resident(pid)) is not None:
+            there = {
+                (label, system.supervisor.pid(label)) for label in system.supervisor.labels if label not in SERVERS
+            }
+            for label, pid in there & known:
+                if pid is not None and (size := resident(pid)) is not None:
                     self._samples[label, pid].append((meter.now_s(), size))
+            known = there
             await asyncio.sleep(EVERY_S)
 
     def lives(self) -> list[Life]:
