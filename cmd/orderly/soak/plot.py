@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape
 
+from orderly.faults.broker import LOSSES
 from orderly.soak.meter import clock, each_second
 from orderly.soak.report import Happened, Report
 
@@ -29,6 +30,10 @@ INK: Final = "#1f2933"
 PALE: Final = "#6b7a8c"
 GREEN: Final = "#2f7d5b"
 RED: Final = "#c2413b"
+LIGHT: Final = 0.16
+DARK: Final = 0.42
+"""Of bands in which the broker forgot something: what it knew is told again, and heard after a rest of 30 s."""
+
 STEPS_S: Final = (5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600)
 STEPS: Final = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000)
 TICKS_AT_MOST_X: Final = 13
@@ -71,14 +76,15 @@ def _heading(report: Report) -> Iterator[str]:
         f"{report.outcomes.get('confirmed', 0):,} orders confirmed, {len(report.survived)} of "
         f"{len(report.faults)} faults survived, worst pause {report.worst_pause.seconds:.1f} s, {found}"
     )
-    yield _text(WIDTH - RIGHT, 56, summary, f'text-anchor="end" fill="{GREEN if report.clean else RED}"')
+    yield _text(WIDTH - RIGHT, 34, summary, f'text-anchor="end" fill="{GREEN if report.clean else RED}"')
 
 
 def _bands(report: Report) -> Iterator[str]:
     for fault in report.faults:
         left, right = _x(fault.begin_s, report.seconds), _x(fault.end_s, report.seconds)
         width, bottom = max(right - left, NARROWEST_BAND), TOP + PLOT_HEIGHT
-        yield f'<rect x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{PLOT_HEIGHT}" fill="{RED}" opacity="0.16"/>'
+        shade = f'fill="{RED}" opacity="{DARK if fault.fault in LOSSES else LIGHT}"'
+        yield f'<rect x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{PLOT_HEIGHT}" {shade}/>'
         yield f'<line x1="{left:.1f}" y1="{TOP}" x2="{left:.1f}" y2="{bottom}" stroke="{RED}" opacity="0.5"/>'
 
 
@@ -131,7 +137,8 @@ def _legend(report: Report) -> Iterator[str]:
         yield from _number(x + 8, y - 4, line.number)
         yield _text(x + 24, y, line.text, 'font-size="11.5"')
     if lines:
-        said = "In brackets: the longest time without a confirmed order, begun before the next fault."
+        said = "In brackets: the longest time without a confirmed order, begun before the next fault. "
+        said += "Dark: the broker forgot something; consumers rest for 30 s before they hear it again."
         yield _text(LEFT, top + rows * ROW, said, f'font-size="11.5" fill="{PALE}"')
 
 
