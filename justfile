@@ -94,7 +94,7 @@ down *args: (_setup "local")
 test *args: (_setup "dev")
     @exec {{ python }} -m pytest -n auto --dist worksteal -m "not prove" {{ args }}
 
-# Run the long proofs: every service killed and stopped under way, on both databases
+# Run the long proofs: every service killed and stopped under way, the broker's memory lost, a minute's soak, on both databases
 [group('check')]
 [no-exit-message]
 prove *args: (_setup "dev")

@@ -103,5 +103,5 @@ def _sign(good: object, if_good: str, if_not: str) -> Text:
 
 def progress(now_s: float, seconds: float, confirmed: int, present: Fault | None) -> str:
     """Say in a line how far a soak is."""
-    what = present.says if present else "nothing is wrong"
+    what = present.says if present else "nothing is wrong" if now_s < seconds else "settling"
     return f"{clock(now_s)} of {clock(seconds)}, {confirmed:,} orders confirmed; {what}"

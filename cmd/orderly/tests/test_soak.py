@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,12 +26,14 @@ from rich.console import Console
 from libs.contracts import stream_of
 from libs.local.servers import free_port
 from libs.local.supervisor import environment
+from orderly.__main__ import _parser
 from orderly.audit.looking import consumed
 from orderly.faults import Fault
 from orderly.faults.broker import LOSSES, cut_newest_block
 from orderly.faults.every import EVERY, faults_on
 from orderly.services import NAMES
-from orderly.soak import memory, people
+from orderly.settings import Settings
+from orderly.soak import command, memory, people
 from orderly.soak.books import disagreements
 from orderly.soak.duplicates import handled_again
 from orderly.soak.memory import Life
@@ -41,7 +44,7 @@ from orderly.soak.report import Report, as_json
 from orderly.soak.schedule import APART_S, Planned, schedule
 from orderly.soak.soak import Wanted, soak
 from orderly.soak.view import show
-from orderly.system import DatabaseKind, System
+from orderly.system import DatabaseKind, Plan, System
 from orderly.tests.hurrying import Hurried
 from orderly.tests.soaked import audited, soaked
 from orderly.tests.systems import running_system
@@ -211,6 +214,29 @@ def shown(report: Report) -> str:
     out = io.StringIO()
     show(report, Console(file=out, width=200, markup=False))
     return out.getvalue()
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["clean", "not clean"])
+async def test_the_exit_code_says_whether_it_was_clean_and_only_then_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settled: bool
+) -> None:
+    folders: list[Path] = []
+
+    async def done(_wanted: Wanted, plan: Plan, _out: Console) -> Report:
+        folders.append(plan.data_dir)
+        return soaked(settled=settled)
+
+    monkeypatch.setattr(command, "_soaked", done)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    given = _parser().parse_args(["soak", "1", "postgres", "--seed", "5", "--replicas", "2"])
+    code = await command.perform(given, Settings(data_dir=tmp_path / "data"))
+    assert code == (0 if settled else 1)
+    assert {path.name for path in (tmp_path / "data" / "soak").iterdir()} == {
+        "soak-postgres-5.json",
+        "soak-postgres-5.svg",
+    }
+    assert [folder.exists() for folder in folders] == [not settled]
+    assert "just soak 1 postgres --seed 5 --replicas 2" in capsys.readouterr().out
 
 
 def test_people_are_shown_everything() -> None:
