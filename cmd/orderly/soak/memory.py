@@ -44,9 +44,9 @@ class Life:
     def growth(self) -> tuple[float, float]:
         """Give the median of the second fifth, and of the last one, in bytes."""
         begin_s, fifth_s = self.samples[0][0], self.seconds / 5
-        second = [size for at, size in self.samples if fifth_s <= at - begin_s <= 2 * fifth_s]
-        last = [size for at, size in self.samples if at - begin_s >= 4 * fifth_s]
-        return median(second), median(last)
+        second = [size for moment, size in self.samples if fifth_s <= moment - begin_s <= 2 * fifth_s]
+        last = [size for moment, size in self.samples if moment - begin_s >= 4 * fifth_s]
+        return median(second or last), median(last)
 
     def flat(self, run_s: float) -> bool | None:
         """Say whether its memory is flat; None when there is too little to judge."""

@@ -1,6 +1,5 @@
 """What a soak came to: for people's eyes see `view` and `plot`; here what it is made of, and as JSON."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +14,9 @@ from orderly.soak.meter import Pause, each_second, pauses, worst
 
 NAMED: Final = 20
 """Contradictions that a report names, the first ones."""
+
+SAMPLES_AT_MOST: Final = 120
+"""Measurements of the memory of one process that a report has, over its whole life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +137,30 @@ def _fault_as_json(report: Report, fault: Happened) -> dict[str, Any]:
 
 def _memory_as_json(report: Report) -> dict[str, Any]:
     third, end = memory.at(report.lives, report.seconds / 3), memory.at(report.lives, report.seconds)
-    verdicts: dict[str, list[bool]] = {}
+    lives: dict[str, list[dict[str, Any]]] = {}
     for life in report.lives:
-        if (flat := life.flat(report.seconds)) is not None:
-            verdicts.setdefault(life.label, []).append(flat)
-    starts = Counter(life.label for life in report.lives)
+        lives.setdefault(life.label, []).append(_life_as_json(life, report.seconds))
     return {
         "flat": report.flat,
         "processes": {
             label: {
                 "bytes_at_first_third": third[label],
                 "bytes_at_end": end[label],
-                "starts": starts[label],
-                "flat": all(verdicts[label]) if label in verdicts else None,
+                "flat": memory.flat([life for life in report.lives if life.label == label], report.seconds),
+                "lives": lives[label],
             }
             for label in sorted(end)
         },
+    }
+
+
+def _life_as_json(life: Life, run_s: float) -> dict[str, Any]:
+    before, after = life.growth()
+    every = -(-len(life.samples) // SAMPLES_AT_MOST)
+    return {
+        "pid": life.pid,
+        "flat": life.flat(run_s),
+        "bytes_in_second_fifth": int(before),
+        "bytes_in_last_fifth": int(after),
+        "samples": [[round(moment, 1), size] for moment, size in life.samples[::every]],
     }

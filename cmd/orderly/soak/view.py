@@ -94,7 +94,11 @@ def _verdicts(report: Report) -> Iterator[Text]:
         for name, offenders in report.audited.offenders().items():
             yield from (Text(f"    {name}: {one.id} {one.what}", "red") for one in offenders)
     if report.flat is not None:
-        yield _sign(report.flat, "memory is flat", "memory grows")
+        yield _sign(report.flat, "memory is flat", "memory grows:")
+        for life in report.lives:
+            if life.flat(report.seconds) is False:
+                before, after = (f"{size / MB:.0f} MB" for size in life.growth())
+                yield Text(f"    {life.label}: {before} in the second fifth of its life, {after} in the last", "red")
 
 
 def _sign(good: object, if_good: str, if_not: str) -> Text:

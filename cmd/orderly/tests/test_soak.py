@@ -216,6 +216,17 @@ def shown(report: Report) -> str:
     return out.getvalue()
 
 
+def test_the_report_has_the_memory_of_every_process() -> None:
+    said = as_json(soaked(lives=[life(*range(80, 380)), life(50, 60, label="orders")], seconds=600.0))["memory"]
+    assert said["flat"] is False
+    assert (said["processes"]["billing"]["flat"], said["processes"]["orders"]["flat"]) == (False, None)
+    (own,) = said["processes"]["billing"]["lives"]
+    assert (own["bytes_in_second_fifth"], own["bytes_in_last_fifth"]) == (169_500_000, 349_500_000)
+    assert (own["samples"][0], len(own["samples"])) == ([0.0, 80_000_000], 100)
+    (own,) = said["processes"]["orders"]["lives"]
+    assert own["bytes_in_last_fifth"] == 60_000_000
+
+
 @pytest.mark.parametrize("settled", [True, False], ids=["clean", "not clean"])
 async def test_the_exit_code_says_whether_it_was_clean_and_only_then_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settled: bool
