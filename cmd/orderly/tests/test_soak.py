@@ -426,7 +426,7 @@ async def test_what_was_decided_stays_decided() -> None:
 async def test_a_broker_that_forgets_at_random_moments_under_load(database: DatabaseKind, seed: int) -> None:
     """Everything, the newest half, the time since a copy, a stream and a consumer alone: all of them in one run."""
     async with running_system(database, kind=Hurried) as system:
-        report = await soak(system, Wanted(50, seed, LOSSES, rest_s=4), stop=asyncio.Event())
+        report = await soak(system, Wanted(45, seed, LOSSES, rest_s=4), stop=asyncio.Event())
         assert_clean(report)
         assert {one.fault.name for one in report.faults} == {fault.name for fault in LOSSES}
         assert report.handled_again > 0, "nothing was told again"
