@@ -2,8 +2,9 @@
 
 A process is judged when the load lasted five minutes or more, and it lived for two minutes or more of it. Its life
 is cut into fifths: memory is flat when the median of the last fifth is above that of the second one by less than 10 %,
-or by less than 8 MB. The first fifth is left out: pools are opened and caches filled then. Each life of a process that
-was started again counts for itself.
+or by less than 8 MB; or when what it took, it took at once (room for hashing passwords, for large batches) and no more
+since: less than a sixth of it from the fourth fifth to the last, where steady growth takes a third. The first fifth is
+left out: pools are opened and caches filled then. Each life of a process that was started again counts for itself.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ RUN_AT_LEAST_S: Final = 300.0
 LIVED_AT_LEAST_S: Final = 120.0
 GROWS_BY: Final = 0.10
 GROWS_BY_BYTES: Final = 8_000_000
+GOES_ON: Final = 1 / 6
 
 Sample = tuple[float, int]
 """Seconds since the beginning, and bytes."""
@@ -41,19 +43,22 @@ class Life:
         """For how long it was seen."""
         return self.samples[-1][0] - self.samples[0][0]
 
-    def growth(self) -> tuple[float, float]:
-        """Give the median of the second fifth, and of the last one, in bytes."""
+    def growth(self) -> tuple[float, float, float]:
+        """Give the medians of the second, the fourth and the last fifth, in bytes."""
+        return self._median(1), self._median(3), self._median(4)
+
+    def _median(self, number: int) -> float:
         begin_s, fifth_s = self.samples[0][0], self.seconds / 5
-        second = [size for moment, size in self.samples if fifth_s <= moment - begin_s <= 2 * fifth_s]
-        last = [size for moment, size in self.samples if moment - begin_s >= 4 * fifth_s]
-        return median(second or last), median(last)
+        fifth = [size for at, size in self.samples if number * fifth_s <= at - begin_s <= (number + 1) * fifth_s]
+        return median(fifth or [self.samples[-1][1]])
 
     def flat(self, run_s: float) -> bool | None:
         """Say whether its memory is flat; None when there is too little to judge."""
         if run_s < RUN_AT_LEAST_S or self.seconds < LIVED_AT_LEAST_S:
             return None
-        before, after = self.growth()
-        return after - before < max(before * GROWS_BY, GROWS_BY_BYTES)
+        before, late, last = self.growth()
+        grown = last - before
+        return grown < max(before * GROWS_BY, GROWS_BY_BYTES) or last - late < grown * GOES_ON
 
 
 @dataclass(slots=True)

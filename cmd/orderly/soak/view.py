@@ -97,7 +97,7 @@ def _verdicts(report: Report) -> Iterator[Text]:
         yield _sign(report.flat, "memory is flat", "memory grows:")
         for life in report.lives:
             if life.flat(report.seconds) is False:
-                before, after = (f"{size / MB:.0f} MB" for size in life.growth())
+                before, after = (f"{size / MB:.0f} MB" for size in (life.growth()[0], life.growth()[2]))
                 yield Text(f"    {life.label}: {before} in the second fifth of its life, {after} in the last", "red")
 
 
