@@ -94,7 +94,7 @@ down *args: (_setup "local")
 test *args: (_setup "dev")
     @exec {{ python }} -m pytest -n auto --dist worksteal -m "not prove" {{ args }}
 
-# Run the long proofs: every service killed and stopped under way, on both databases
+# Run the long proofs: every service killed and stopped under way, the broker's memory lost, a minute's soak, on both databases
 [group('check')]
 [no-exit-message]
 prove *args: (_setup "dev")
@@ -111,6 +111,12 @@ fuzz cases="2000": (_setup "dev")
 [no-exit-message]
 simulate *args: (_setup "dev")
     @exec .venv/bin/orderly simulate {{ args }}
+
+# Use a system of its own for minutes while faults happen to it, then audit it: soak [minutes] [sqlite|postgres] [--seed N] [--replicas N]
+[group('check')]
+[no-exit-message]
+soak *args: (_setup "local")
+    @exec .venv/bin/orderly soak {{ args }}
 
 # Check style and types
 [group('check')]

@@ -30,6 +30,9 @@ from orderly.releases import CannotRelease, release
 from orderly.run import run
 from orderly.settings import Settings
 from orderly.simulation.options import add_parser as add_simulate
+from orderly.soak import command as soaking
+from orderly.soak.options import add_parser as add_soak
+from orderly.soak.options import replicas
 from orderly.system import Plan, migrate_all
 from orderly.tail import tail
 
@@ -109,6 +112,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Settings], int | Coro
     "down": _down,
     "newman": _newman,
     "contracts": lambda given, _settings: _contracts(given),
+    "soak": soaking.perform,
     "simulate": lambda given, _settings: _simulate(given),
     "trace": lambda given, _settings: trace(given.fact, mermaid=given.mermaid, write=given.write),
     "pictures": lambda given, _settings: pictures(everything=given.all),
@@ -123,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
     running = commands.add_parser("run", help="run the whole system until Ctrl-C")
     running.add_argument("database", nargs="?", choices=["sqlite", "postgres"], default="sqlite")
-    running.add_argument("--replicas", type=_replicas, default=1, metavar="N", help="processes of each service")
+    running.add_argument("--replicas", type=replicas, default=1, metavar="N", help="processes of each service")
     running.add_argument("--cluster", action="store_true", help="three NATS servers, each with every event")
     running.add_argument("--reload", action="store_true", help="restart the services when code changes")
 
@@ -143,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add_new_service(commands)
     auditing.add_parser(commands)
     add_simulate(commands)
+    add_soak(commands)
     writing = commands.add_parser("contracts", help="write the contracts of this checkout, or release them")
     writing.add_argument("action", nargs="?", choices=["release"], help="keep them as what was promised, too")
     writing.add_argument("version", nargs="?", help="the version to release; that of the project by default")
@@ -181,13 +186,6 @@ def _add_containers(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     ending = commands.add_parser("compose-down", help="stop and remove the containers of compose-up")
     ending.add_argument("--data", action="store_true", help="delete what they kept, and their passwords and keys, too")
     commands.add_parser("test-image", help="build the image and examine it, and the system that runs from it")
-
-
-def _replicas(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 8:
-        raise argparse.ArgumentTypeError("must be from 1 to 8")
-    return count
 
 
 if __name__ == "__main__":

@@ -84,13 +84,16 @@ class Supervisor:
         await self._spawn(kept)
         kept.watching = asyncio.create_task(self._watch(kept), name=f"watch {program.label}")
 
-    async def stop(self, labels: Sequence[str] | None = None) -> None:
-        """Stop programs (all of them, unless named) at once and wait for them to end; kill what takes too long."""
+    async def stop(self, labels: Sequence[str] | None = None, *, number: signal.Signals | None = None) -> None:
+        """Stop programs (all of them, unless named) at once and wait for them to end; kill what takes too long.
+
+        Each is told with the signal that it is stopped with, unless another `number` is given.
+        """
         stopping = [kept for label, kept in self._kept.items() if labels is None or label in labels]
         for kept in stopping:
             kept.stopping = True
             kept.changed.set()
-        await asyncio.gather(*(self._end(kept) for kept in stopping))
+        await asyncio.gather(*(self._end(kept, number or kept.program.stop_signal) for kept in stopping))
         for kept in stopping:
             self._kept.pop(kept.program.label, None)
 
@@ -144,11 +147,11 @@ class Supervisor:
             backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
             await self._spawn(kept)
 
-    async def _end(self, kept: _Kept) -> None:
+    async def _end(self, kept: _Kept, number: signal.Signals) -> None:
         process = kept.process
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(kept.program.stop_signal)
+                process.send_signal(number)
             try:
                 await asyncio.wait_for(process.wait(), KILL_AFTER_S)
             except TimeoutError:

@@ -83,6 +83,8 @@ class JetStream:
         async def disconnected() -> None:
             if not bus._leaving:
                 log.warning("nats connection lost")
+            # Now, and not only once the next one is said to be back: until then it already takes what is published.
+            bus._epoch += 1
             for subscription in bus._subscriptions:
                 subscription.restart()
 
@@ -220,8 +222,9 @@ class JetStream:
             log.info("atomic batch refused", batch=len(messages), answer=ack)
             return None
         last_sequence = int(ack["seq"])
-        _check_is_above(above, last_sequence)
-        return list(range(last_sequence - len(messages) + 1, last_sequence + 1))
+        first_sequence = last_sequence - len(messages) + 1
+        _check_is_above(above, first_sequence)
+        return list(range(first_sequence, last_sequence + 1))
 
     async def _publish_singly(self, messages: Sequence[Outgoing], above: int) -> list[int]:
         sequences: list[int] = []

@@ -1,7 +1,6 @@
 """The whole system while parts of it die, are away, or say things twice."""
 
 import asyncio
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -82,43 +81,6 @@ async def test_services_stop_gracefully_under_traffic(database: DatabaseKind) ->
         await asyncio.gather(*shopping)
         for person in people:
             assert set(await person.audit(within_s=45)) == {"confirmed"}
-        await assert_the_books_balance(system)
-
-
-@pytest.mark.prove
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("store", ["empty", "older"])
-@both_databases
-async def test_a_broker_that_forgets_under_traffic_loses_nothing(database: DatabaseKind, store: str) -> None:
-    async with running_system(database) as system, customers(system) as customer:
-        kept, copy = system.plan.data_dir / "nats" / "store", system.plan.data_dir / "nats" / "copy"
-        people = await asyncio.gather(*(customer().arrive("1000") for _ in range(4)))
-        await asyncio.gather(*(person.order("1") for person in people for _ in range(10)))
-        await system.supervisor.stop(["nats"])
-        shutil.copytree(kept, copy)
-        await system.start_nats()
-        await system.healthy(within_s=30)
-        stop = asyncio.Event()
-
-        async def shop(person: Any) -> None:
-            while not stop.is_set():
-                await person.order("1", **{"Idempotency-Key": str(uuid7())})
-
-        shopping = [asyncio.create_task(shop(person)) for person in people]
-        placed = sum(len(person.orders) for person in people)
-        await eventually(lambda: sum(len(person.orders) for person in people) > placed + 40, within_s=30)
-        await system.supervisor.stop(["nats"])
-        shutil.rmtree(kept)
-        if store == "older":
-            copy.rename(kept)
-        await system.start_nats()
-        await system.healthy(within_s=30)
-        placed = sum(len(person.orders) for person in people)
-        await eventually(lambda: sum(len(person.orders) for person in people) > placed + 10, within_s=90)
-        stop.set()
-        await asyncio.gather(*shopping)
-        for person in people:
-            assert set(await person.audit(within_s=120)) == {"confirmed"}
         await assert_the_books_balance(system)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from orderly.faults import Fault, network, postgres, servers, storage
+from orderly.faults import Fault, broker, network, postgres, storage
 from orderly.services import NAMES
 from orderly.system import DatabaseKind, System
 from orderly.tests.shopping import Answers, shopping
@@ -29,7 +29,7 @@ FINE: Final[Readiness] = (200, ())
 WITHOUT_BROKER: Final[Readiness] = (200, ("nats",))
 WITHOUT_DATABASE: Final[Readiness] = (503, ("database",))
 
-FAULTS: Final = {fault.name: fault for fault in (*network.FAULTS, *postgres.FAULTS, *servers.FAULTS, *storage.FAULTS)}
+FAULTS: Final = {fault.name: fault for fault in (*network.FAULTS, *postgres.FAULTS, *broker.FAULTS, *storage.FAULTS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class Sight:
 
 
 AWAY: Final = (
-    Trial("nats-stopped", 6, 8, WITHOUT_BROKER, 2),
-    Trial("nats-paused", 12, 8, WITHOUT_BROKER, 11),
+    Trial("broker-killed", 6, 8, WITHOUT_BROKER, 2),
+    Trial("broker-stopped", 12, 8, WITHOUT_BROKER, 11),
     Trial("nats-half-open", 12, 8, WITHOUT_BROKER, 11),
 )
 FULL: Final = (

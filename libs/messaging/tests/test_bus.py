@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from libs.contracts import stream_of
-from libs.messaging.bus import NOTHING_WAITS, Bus, BusUnavailable, Delivery, Durable, Lag
+from libs.messaging.bus import NOTHING_WAITS, Bus, BusUnavailable, Delivery, Durable, Lag, StreamForgot
 from libs.messaging.envelope import Outgoing
 from libs.messaging.jetstream import JetStream
 from libs.messaging.tests.conftest import Connect
@@ -97,6 +97,16 @@ async def test_publishing_where_no_stream_is_fails(bus: Bus) -> None:
         await bus.publish(messages(nowhere, 1))
     with pytest.raises(BusUnavailable):
         await bus.publish(messages(nowhere, 2))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_stream_that_gives_a_sequence_away_again_has_forgotten(bus: Bus, service: str, count: int) -> None:
+    """Whoever publishes knows that 3 was taken; that the last of a batch is above it says nothing of the first."""
+    await bus.publish(messages(service, 2))
+
+    with pytest.raises(StreamForgot):
+        await bus.publish(messages(service, count), above=3)
+    assert min(await bus.publish(messages(service, 3), above=3)) > 3
 
 
 async def test_making_a_stream_again_loses_nothing(bus: Bus, service: str) -> None:
