@@ -139,6 +139,12 @@ coverage *args: (_setup "dev")
 mutate *args: (_setup "dev")
     @exec {{ python }} -m libs.tests.mutate {{ args }}
 
+# Compare the order path with what people would pick instead: bench [contestants…] [--rounds N] [--clients N…] [--quick]
+[group('check')]
+[no-exit-message]
+bench *args: (_setup "dev")
+    @exec {{ python }} -m bench {{ args }}
+
 # Run the Postman collection against a running system: newman [baseUrl]
 [group('check')]
 [no-exit-message]

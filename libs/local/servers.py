@@ -156,6 +156,10 @@ class Postgres:
         fast = signal.SIGINT  # ends sessions instead of waiting for them
         return Program("postgres", argv, environment(), log, user=self._user, stop_signal=fast)
 
+    def program(self, name: str) -> Path:
+        """Where a program of PostgreSQL is, like ``psql``."""
+        return self._bin / name
+
     async def create_database(self, name: str, password: str) -> str:
         """Make a role and a database of that name, unless they are there; return the database's URL.
 

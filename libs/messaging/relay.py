@@ -166,9 +166,9 @@ class Relay:
 
     async def _store(self, batch: Sequence[Outgoing]) -> Stored:
         """Have the stream keep messages."""
-        standing = await self.stream.assured()
         try:
             with sending(self._telemetry, batch):
+                standing = await self.stream.assured()
                 sequences = await self._bus.publish(batch, above=standing.newest)
         except StreamForgot:
             self.stream.doubt()

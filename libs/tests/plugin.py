@@ -4,6 +4,7 @@ That is before coverage begins to measure, so what these fixtures need is import
 """
 
 import asyncio
+import os
 import secrets
 import shutil
 import tempfile
@@ -15,6 +16,15 @@ import pytest
 
 if TYPE_CHECKING:
     from libs.local.servers import Postgres
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Give the long proofs half as many workers more than there are cores: half of their time is waiting."""
+    if config.option.markexpr != "prove":
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + -(-cores // 2)
 
 
 def pytest_asyncio_loop_factories(

@@ -123,7 +123,8 @@ class Customer:
         async def settled() -> bool:
             orders = await self.pages("/orders")
             letters = {(letter["order_id"], letter["kind"]) for letter in await self.pages("/notifications")}
-            return all((order["id"], KINDS.get(order["status"])) in letters for order in orders)
+            refunded = all(order["refunded"] is not None for order in orders if order["status"] == "cancelled")
+            return refunded and all((order["id"], KINDS.get(order["status"])) in letters for order in orders)
 
         await eventually(settled, within_s=within_s)
         orders = {order["id"]: order for order in await self.pages("/orders")}

@@ -20,6 +20,7 @@ from libs.storage import Database
 
 Connect = Callable[[], Awaitable[Bus]]
 
+MAX_BYTES_OF_NODES = 64 << 20  # somebody publishes to them for as long as it takes
 MAX_BYTES = 1 << 24
 """Little, because the server sets it aside."""
 
@@ -142,7 +143,7 @@ class Cluster(Server):
 
     async def connect(self, name: str = "test", **_options: Any) -> JetStream:
         url = ",".join(f"nats://127.0.0.1:{port}" for port in self.ports)
-        settings = JetStreamSettings(url, name, replicas=3, max_bytes=MAX_BYTES)
+        settings = JetStreamSettings(url, name, replicas=3, max_bytes=MAX_BYTES_OF_NODES)
         self._buses.append(await JetStream.connect(settings))
         return self._buses[-1]
 

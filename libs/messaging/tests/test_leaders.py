@@ -53,11 +53,13 @@ class Publisher:
             await eventually(lambda batch=batch: self._published(batch), within_s=60)  # type: ignore[misc] # bound now
 
     async def _published(self, batch: Sequence[Outgoing]) -> bool:
-        with suppress(BusUnavailable):
+        try:
             self.sequences += await self.bus.publish(batch)
-            return True
-        self.repeated += 1
-        return False
+        except BusUnavailable as error:
+            self.repeated += 1
+            print(f"not stored: {error}")  # noqa: T201 - shown when the test fails
+            return False
+        return True
 
     async def acknowledges(self, count: int) -> None:
         """Wait until so many more messages are acknowledged."""

@@ -1,0 +1,101 @@
+"""Orders of the usual stack."""
+
+import asyncio
+import uuid
+from contextlib import suppress
+
+from fastapi import HTTPException, Response
+from pydantic import BaseModel
+from sqlalchemy.orm import Mapped, mapped_column
+
+from bench.usual.shared import (
+    BILLING,
+    ORDERS,
+    WORKERS,
+    Base,
+    Caller,
+    OrderPlaced,
+    OrderSettled,
+    PaymentDecided,
+    Session,
+    decimal,
+    minor,
+    publish,
+    router,
+    service,
+    state,
+)
+
+PATIENCE_S = 2.0
+waiting: dict[uuid.UUID, asyncio.Future[None]] = {}
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(index=True)
+    price_minor: Mapped[int]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+
+
+class PlaceOrder(BaseModel):
+    price: str
+
+
+class ShownOrder(BaseModel):
+    id: uuid.UUID
+    status: str
+    reason: str | None
+    price: str
+
+
+def shown(order: Order) -> ShownOrder:
+    return ShownOrder(id=order.id, status=order.status, reason=order.reason, price=decimal(order.price_minor))
+
+
+@router.post("/orders", status_code=201)
+async def place_order(wanted: PlaceOrder, user_id: Caller, response: Response) -> ShownOrder:
+    order = Order(id=uuid.uuid4(), user_id=user_id, price_minor=minor(wanted.price), status="pending", reason=None)
+    placed = OrderPlaced(order_id=order.id, user_id=user_id, price_minor=order.price_minor)
+    answer = waiting[order.id] = asyncio.get_running_loop().create_future()
+    try:
+        async with Session() as session, session.begin():
+            session.add(order)
+            row = state(session, ORDERS, "orders.order.placed", placed)
+        await publish(row)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(answer, PATIENCE_S)
+    finally:
+        waiting.pop(order.id, None)
+    async with Session() as session:
+        order = await session.get_one(Order, order.id)
+    if order.status == "pending":
+        response.status_code = 202
+    return shown(order)
+
+
+@router.get("/orders/{order_id}")
+async def show_order(order_id: uuid.UUID, user_id: Caller) -> ShownOrder:
+    async with Session() as session:
+        order = await session.get(Order, order_id)
+    if order is None or order.user_id != user_id:
+        raise HTTPException(404)
+    return shown(order)
+
+
+@router.subscriber("billing.payment.decided", stream=BILLING, durable="orders", **WORKERS)  # type: ignore[untyped-decorator] # of a dict
+async def on_payment_decided(decided: PaymentDecided) -> None:
+    row = None
+    async with Session() as session, session.begin():
+        order = await session.get(Order, decided.order_id, with_for_update=True)
+        if order is not None and order.status == "pending":
+            order.status, order.reason = ("confirmed", None) if decided.accepted else ("rejected", decided.reason)
+            row = state(session, ORDERS, "orders.order.settled", OrderSettled(**decided.model_dump()))
+    if decided.order_id in waiting and not waiting[decided.order_id].done():
+        waiting[decided.order_id].set_result(None)
+    if row is not None:
+        await publish(row)
+
+
+app = service()
