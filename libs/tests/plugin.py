@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from libs.local.servers import Postgres
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Give the long proofs half as many workers more than there are cores: half of their time is waiting."""
     if config.option.markexpr != "prove":
