@@ -1,6 +1,7 @@
 """What the services of the usual stack share: settings, sessions, the outbox, tokens, requests to each other."""
 
 import asyncio
+import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -86,7 +87,7 @@ async def publish(*rows: Outbox) -> None:
     with suppress(Exception):
         for row in rows:
             await router.broker.publish(
-                row.payload, row.subject, headers={"Nats-Msg-Id": str(row.id)}, stream=row.stream
+                json.loads(row.payload), row.subject, headers={"Nats-Msg-Id": str(row.id)}, stream=row.stream
             )
         async with Session() as session, session.begin():
             for row in rows:
