@@ -141,8 +141,7 @@ class Consumer(Generic[StoreT]):
         chance: each time half of its neighbours, on average, are done before it gets its turn. That they are done is
         known to the broker before the next one is tried, or they would come again with it.
         """
-        suspects = _suspects_in(batch)
-        trusted = [delivery for delivery in batch if delivery not in suspects]
+        trusted, suspects = _parted(batch)
         if trusted:
             await self.process(trusted, subscription, suspects)
         if suspects and not self._gathered:
@@ -161,8 +160,8 @@ class Consumer(Generic[StoreT]):
         while here > 0 and subscription.held():  # what arrives meanwhile is for the next batch
             batch = await subscription.next_batch(self._batch_limit)
             here -= len(batch)
-            suspects += _suspects_in(batch)
-            trusted = [delivery for delivery in batch if delivery not in suspects]
+            trusted, more = _parted(batch)
+            suspects += more
             if trusted:
                 await self.process(trusted, subscription, suspects)
         return suspects
@@ -263,9 +262,10 @@ class Consumer(Generic[StoreT]):
         await delivery.term()
 
 
-def _suspects_in(batch: Sequence[Delivery]) -> list[Delivery]:
-    """Pick those that came more often without an outcome than a fault elsewhere explains."""
-    return [delivery for delivery in batch if delivery.attempt > TOGETHER_AT_MOST]
+def _parted(batch: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+    """Part messages from those that came more often without an outcome than a fault elsewhere explains."""
+    trusted = [delivery for delivery in batch if delivery.attempt <= TOGETHER_AT_MOST]
+    return trusted, [delivery for delivery in batch if delivery.attempt > TOGETHER_AT_MOST]
 
 
 def _hopeless() -> Refusal:

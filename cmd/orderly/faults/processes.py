@@ -10,13 +10,10 @@ from orderly.faults import Fault
 from orderly.faults.chance import VICTIMS
 from orderly.system import System
 
-SERVERS: Final = ("nats", "postgres")
-"""What is kept running beside the services: other faults are theirs."""
-
 
 def any_process(system: System) -> str:
     """Draw a replica of a service, or the gateway."""
-    return VICTIMS.draw(sorted(label for label in system.supervisor.labels if label not in SERVERS))
+    return VICTIMS.draw(sorted(system.services))
 
 
 def _ended_by(number: signal.Signals) -> Callable[[System], AbstractAsyncContextManager[None]]:

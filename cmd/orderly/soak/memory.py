@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from orderly.faults.processes import SERVERS
 from orderly.soak.meter import Meter
 from orderly.system import System
 
@@ -71,9 +70,7 @@ class Memory:
         """Measure again and again, until it is cancelled; leave out a process that is seen for the first time."""
         known: set[tuple[str, int | None]] = set()
         while True:
-            there = {
-                (label, system.supervisor.pid(label)) for label in system.supervisor.labels if label not in SERVERS
-            }
+            there = {(label, system.supervisor.pid(label)) for label in system.services}
             for label, pid in there & known:
                 if pid is not None and (size := resident(pid)) is not None:
                     self._samples[label, pid].append((meter.now_s(), size))

@@ -4,8 +4,7 @@ import asyncio
 import io
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from nats.aio.client import Client
 from sqlalchemy import text
 
 import billing.app
@@ -33,6 +31,7 @@ from orderly.__main__ import main
 from orderly.credentials import ensure_credentials
 from orderly.databases import ANNOUNCED, sqlite_file
 from orderly.dead_view import ago, legible, payload_text
+from orderly.faults.broker import connected
 from orderly.services import NAMES
 from orderly.system import System
 from orderly.tail import Seen, watching
@@ -255,16 +254,6 @@ def test_ages_are_said_in_their_largest_unit() -> None:
 # On a whole system
 
 
-@asynccontextmanager
-async def nats_user(system: System, name: str) -> AsyncIterator[Client]:
-    """Whoever has the password of a service, publishing by hand."""
-    client = Client()
-    password = ensure_credentials(system.plan.data_dir / "keys").nats[name]
-    await client.connect(system.nats_url, user=name, password=password, inbox_prefix=f"_INBOX_{name}")
-    yield client
-    await client.close()
-
-
 async def orderly_dead(system: System, *arguments: str) -> tuple[int, str]:
     """Run ``orderly dead`` as a person would; return its exit code and what it said."""
     process = await asyncio.create_subprocess_exec(
@@ -330,7 +319,7 @@ async def test_what_was_set_aside_is_attended_to_while_the_system_runs(kind: Any
         running_system(kind) as system,
         customers(system) as customer,
         watching(system.nats_url, "billing.>", seen.append),
-        nats_user(system, "orders") as orders,
+        connected(system, "orders") as orders,
     ):
         ann = await customer().arrive("200")
         (opened, *_) = [one for one in seen if one.type == "billing.account.opened"]

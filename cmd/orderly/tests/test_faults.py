@@ -18,6 +18,7 @@ from libs.local.supervisor import Program, Supervisor, environment
 from libs.storage import Database
 from libs.tests.eventually import eventually
 from orderly.credentials import ensure_credentials
+from orderly.faults.broker import connected
 from orderly.services import NAMES, SERVICES
 from orderly.system import DatabaseKind, System
 from orderly.tests.preloaded import spawn
@@ -172,35 +173,32 @@ def _everything(table: Table) -> Any:
     return select(*[column for column in table.columns if column.name != "due_at"])
 
 
-async def _connected(system: System, user: str | None = None) -> Client:
+async def _observing(system: System) -> Client:
     client = Client()
-    password = ensure_credentials(system.plan.data_dir / "keys").nats[user] if user else None
-    prefix = f"_INBOX_{user}" if user else "_INBOX"
-    await client.connect(system.nats_url, user=user, password=password, inbox_prefix=prefix)
+    await client.connect(system.nats_url)
     return client
 
 
 async def _say_everything_again(system: System, service: str) -> set[str]:
     """Publish every stored message of a service's stream once more, as new messages; return their types."""
-    watcher, client = await _connected(system), await _connected(system, service)
-    stream = stream_of(service)
+    watcher, stream = await _observing(system), stream_of(service)
     last = (await watcher.jetstream().stream_info(stream)).state.last_seq
     types = set()
-    for sequence in range(1, last + 1):
-        message = await watcher.jetstream().get_msg(stream, sequence)
-        # Without the place in an atomic batch that it may have come in: it is none any more.
-        kept = {name: value for name, value in (message.headers or {}).items() if not name.startswith("Nats-")}
-        headers = {**kept, "Nats-Msg-Id": str(uuid7())}
-        await client.jetstream().publish(message.subject or "", message.data or b"", headers=headers)
-        types.add(headers["ce-type"])
-    await client.close()
+    async with connected(system, service) as client:
+        for sequence in range(1, last + 1):
+            message = await watcher.jetstream().get_msg(stream, sequence)
+            # Without the place in an atomic batch that it may have come in: it is none any more.
+            kept = {name: value for name, value in (message.headers or {}).items() if not name.startswith("Nats-")}
+            headers = {**kept, "Nats-Msg-Id": str(uuid7())}
+            await client.jetstream().publish(message.subject or "", message.data or b"", headers=headers)
+            types.add(headers["ce-type"])
     await watcher.close()
     return types
 
 
 async def _handled(system: System) -> int:
     """How many messages all durable consumers together have acknowledged."""
-    client = await _connected(system)
+    client = await _observing(system)
     total = 0
     for name in NAMES:
         total += sum(
@@ -213,7 +211,7 @@ async def _handled(system: System) -> int:
 
 async def _caught_up(system: System) -> bool:
     """Whether no durable consumer has anything left to do."""
-    client = await _connected(system)
+    client = await _observing(system)
     waiting = 0
     for name in NAMES:
         for info in await client.jetstream().consumers_info(stream_of(name)):
