@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -170,29 +170,6 @@ async def _shop(connection: Connection, account: Account, load: Load, price: str
             await asyncio.sleep(LOOK_AGAIN_S)
             status, order = await connection.ask("GET", f"/client/orders/{order['id']}", **headers)
         load.note(started, order["status"] if status in (200, 201) else f"{status}")
-
-
-async def read_over(
-    base: str, accounts: Sequence[Account], path_of: Callable[[Account], str], *, clients: int, seconds: float
-) -> Load:
-    """Have clients read the same things again and again."""
-    connections = await asyncio.gather(*(Connection.to(base) for _ in range(clients)))
-    began = time.perf_counter()
-    load = Load(began, began + seconds)
-
-    async def read(connection: Connection, account: Account) -> None:
-        path, headers = path_of(account), bearer(account)
-        while time.perf_counter() < load.until:
-            started = time.perf_counter()
-            status, _ = await connection.ask("GET", path, **headers)
-            load.note(started, f"{status}")
-
-    try:
-        await asyncio.gather(*(read(each, accounts[i % len(accounts)]) for i, each in enumerate(connections)))
-    finally:
-        for connection in connections:
-            connection.close()
-    return load
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import asyncpg
 from cryptography.hazmat.primitives import serialization
 
@@ -164,14 +163,3 @@ async def started(contestant: Contestant) -> AsyncIterator[Running]:
     with fresh_folder() as folder:
         async with contestant.running(folder) as running:
             yield running
-
-
-async def until_it_answers(url: str) -> None:
-    """Wait until a contestant answers at all."""
-    async with aiohttp.ClientSession() as session, asyncio.timeout(30):
-        while True:
-            try:
-                async with session.get(f"{url}/client/health/"):
-                    return
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.1)

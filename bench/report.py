@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from statistics import median
@@ -135,15 +135,10 @@ def as_json(results: Sequence[Result], yardstick: Figure | None, settings: Mappi
         "machine": {"cores": len(os.sched_getaffinity(0)), "system": platform.platform(), "cpu": _cpu()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "settings": dict(settings),
-        "yardstick": None if yardstick is None else vars_of(yardstick),
+        "yardstick": None if yardstick is None else asdict(yardstick),
         "results": [_result(one) for one in results],
         "ratios": ratios(results, yardstick),
     }
-
-
-def vars_of(figure: Figure) -> dict[str, float]:
-    """Write a figure down."""
-    return {"median": figure.median, "least": figure.least, "most": figure.most}
 
 
 def dump(document: Mapping[str, Any]) -> str:
@@ -158,12 +153,12 @@ def _result(one: Result) -> dict[str, Any]:
         "clients": one.clients,
         "rounds": len(one.rounds),
         "wrong": one.wrong,
-        "orders_per_second": vars_of(one.per_second),
-        **{f"p{share * 100:g}_ms": vars_of(one.percentile(share)) for share in (0.5, 0.99, 0.999)},
-        "cpu_us": vars_of(one.cpu_us),
+        "orders_per_second": asdict(one.per_second),
+        **{f"p{share * 100:g}_ms": asdict(one.percentile(share)) for share in (0.5, 0.99, 0.999)},
+        "cpu_us": asdict(one.cpu_us),
         "cpu_us_by_process": dict(one.cpu_us_by_process()),
         "memory_by_process": dict(one.memory_by_process()),
-        "flushes_of_postgresql": vars_of(one.flushes),
+        "flushes_of_postgresql": asdict(one.flushes),
         "foreign": max(each.foreign for each in one.rounds),
     }
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from bench.contestants import Contestant, Running, started, until_it_answers
+from bench.contestants import Contestant, Running, started
 from bench.processes import Usage, machine_cpu_s, usage
 
 ACCOUNTS: Final = 32
@@ -61,7 +61,6 @@ async def play(contestant: Contestant, *, clients: int, warm_up_s: float, second
     last = 0.0
     for _ in range(TRIES):
         async with started(contestant) as running:
-            await until_it_answers(running.url)
             played = await _measure(running, clients, warm_up_s, seconds)
         last = played.foreign
         if last <= FOREIGN_AT_MOST:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -137,7 +137,6 @@ async def caller(authorization: Annotated[str, Header()] = "") -> uuid.UUID:
 
 
 Caller = Annotated[uuid.UUID, Depends(caller)]
-Handler = Callable[..., Awaitable[None]]
 
 
 def minor(amount: str) -> int:
