@@ -32,7 +32,7 @@ class Books(Protocol):
         ...
 
     async def add_payments(self, payments: Sequence[Payment]) -> None:
-        """Save decisions. Raises a transient `Refusal` when another replica decided one of them meanwhile."""
+        """Save decisions. The unit of work fails, and begins anew, when another replica decided one meanwhile."""
         ...
 
     async def refunds(self, order_ids: Collection[UUID]) -> Mapping[UUID, Refund]:
@@ -40,7 +40,7 @@ class Books(Protocol):
         ...
 
     async def add_refunds(self, refunds: Sequence[Refund]) -> None:
-        """Save refunds. Raises a transient `Refusal` when another replica saved one of them meanwhile."""
+        """Save refunds. The unit of work fails, and begins anew, when another replica saved one meanwhile."""
         ...
 
     async def statement(self, account_id: UUID, *, below_version: int | None, limit: int) -> Sequence[Transfer]:

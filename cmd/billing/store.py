@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.domain import DeclineReason, Payment, PaymentOutcome, Refund, Transfer, TransferKind, Wallet
 from billing.tables import payments, refunds, transfers, wallets
-from libs.errors import Kind, Refusal
 from libs.storage.sets import among, insert_all, insert_new, update_all
 
 
@@ -92,9 +91,7 @@ class SqlBooks:
             }
             for payment in sorted(decided, key=lambda payment: payment.order_id)
         ]
-        new = await insert_new(self._connection, payments, rows, key="order_id")
-        if len(new) != len(rows):
-            raise _decide_again()
+        await insert_all(self._connection, payments, rows)
 
     async def refunds(self, order_ids: Collection[UUID]) -> Mapping[UUID, Refund]:
         """See `Books`."""
@@ -116,9 +113,7 @@ class SqlBooks:
             }
             for refund in sorted(made, key=lambda refund: refund.order_id)
         ]
-        new = await insert_new(self._connection, refunds, rows, key="order_id")
-        if len(new) != len(rows):
-            raise _decide_again()
+        await insert_all(self._connection, refunds, rows)
 
     async def statement(self, account_id: UUID, *, below_version: int | None, limit: int) -> Sequence[Transfer]:
         """See `Books`."""
@@ -127,10 +122,6 @@ class SqlBooks:
             query = query.where(transfers.c.version < below_version)
         query = query.order_by(transfers.c.version.desc()).limit(limit)
         return [_transfer(row) for row in await self._connection.execute(query)]
-
-
-def _decide_again() -> Refusal:
-    return Refusal("decided_elsewhere", "another replica decided one of these orders; look again", Kind.UNAVAILABLE)
 
 
 def _wallet(row: Row[Any]) -> Wallet:

@@ -15,7 +15,7 @@ from libs.messaging import dead_letters
 from libs.messaging.bus import Bus, Delivery, Durable, Subscription
 from libs.messaging.envelope import Event, open_envelope
 from libs.messaging.unit import DeadlineExceeded, Unit, Units
-from libs.storage import is_transient
+from libs.storage import is_lost_race, is_transient
 from libs.telemetry.messaging import processing
 
 StoreT = TypeVar("StoreT")
@@ -30,6 +30,9 @@ TOGETHER_AT_MOST: Final = 2
 
 GATHER_S: Final = 0.5
 """How long a process that gets the first message of that kind waits for those that were in hand with it."""
+
+TRIES: Final = 3
+"""How often a batch that loses a race against another replica is begun before that counts as a failure."""
 
 PAUSE_S: Final = 1.0
 KEEP_ALIVE_S: Final = 10.0
@@ -240,11 +243,21 @@ class Consumer(Generic[StoreT]):
             await self._set_aside(delivery, why)
 
     async def _commit(self, events: Mapping[str, Sequence[Event[Any]]]) -> None:
-        """Hand the events to their handlers, type by type in the order of the table, in one transaction."""
-        async with self._units.begin() as unit:
-            for name, line in self._table.items():
-                if events[name]:
-                    await line.handler(events[name], unit)
+        """Hand the events to their handlers, type by type in the order of the table, in one transaction.
+
+        Again when it lost a race: another replica decided about the same thing, and that is to be seen now.
+        """
+        for attempt in range(1, TRIES + 1):
+            try:
+                async with self._units.begin() as unit:
+                    for name, line in self._table.items():
+                        if events[name]:
+                            await line.handler(events[name], unit)
+            except Exception as error:
+                if attempt == TRIES or not is_lost_race(error):
+                    raise
+            else:
+                return
 
     async def _set_aside(self, delivery: Delivery, error: Exception) -> None:
         async with self._units.begin() as unit:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -28,8 +28,11 @@ BATCH: Final = 256
 HELD_AT_MOST: Final = 8_192
 """Messages kept in memory. The rest stay in the outbox until the sweep comes for them."""
 
-MARKED_TOGETHER: Final = 4
-"""Batches that are marked in one transaction, at most."""
+MARK_EVERY_S: Final = 0.1
+"""Nobody waits for a mark, so they are made together. What a crash leaves unmarked is published again, for nothing."""
+
+MARKED_AT_ONCE: Final = 2_048
+"""Messages after which no more batches are added to a transaction of marks."""
 
 SWEEP_EVERY_S: Final = 1.0
 LEFT_BEHIND: Final = timedelta(seconds=2)
@@ -55,8 +58,8 @@ class Stored:
 class Relay:
     """Publishes the outbox. Delivery is at least once: a row is marked only after the stream acknowledged it.
 
-    Nothing waits for a mark: while one batch is marked, the next is published, and what was stored meanwhile is
-    marked together.
+    Nothing waits for a mark: what was stored within a tenth of a second is marked together, and while it is, the next
+    batches are published.
 
     Messages of one process are published in the order of their commits while the bus is there; after an
     outage, oldest first. No order holds between processes, and nothing may rely on one.
@@ -72,6 +75,7 @@ class Relay:
         self._held: set[UUID] = set()
         self._wake = asyncio.Event()
         self._marking = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._oldest: datetime | None = None
@@ -113,8 +117,12 @@ class Relay:
 
         The next start sweeps up the rest.
         """
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        self._hurried.set()
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+        finally:
+            self._hurried.clear()
 
     async def _publish_forever(self) -> None:
         pause_s = 0.0
@@ -163,6 +171,9 @@ class Relay:
             for stored in together:
                 self._stored.popleft()
                 self._held.difference_update(message.id for message in stored.messages)
+            if sum(len(stored.messages) for stored in self._stored) < MARKED_AT_ONCE:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurried.wait(), MARK_EVERY_S)
 
     async def _store(self, batch: Sequence[Outgoing]) -> Stored:
         """Have the stream keep messages."""
@@ -230,8 +241,14 @@ class Relay:
 def _together(waiting: Sequence[Stored]) -> list[Stored]:
     """Choose what is marked together: the oldest, and what was stored after it under the same incarnation."""
     incarnation = waiting[0].standing.incarnation
-    same = takewhile(lambda stored: stored.standing.incarnation == incarnation, waiting)
-    return list(islice(same, MARKED_TOGETHER))
+    together: list[Stored] = []
+    number = 0
+    for stored in waiting:
+        if stored.standing.incarnation != incarnation or number >= MARKED_AT_ONCE:
+            break
+        together.append(stored)
+        number += len(stored.messages)
+    return together
 
 
 def longer(pause_s: float) -> float:

@@ -6,13 +6,15 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
+
+from libs.storage.gathering import GatheringConnection, GatheringEngine
 
 BUSY_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_S: Final = 15.0
@@ -27,6 +29,9 @@ _WRITABLE: Final = """
         if current_setting('transaction_read_only')::bool then raise read_only_sql_transaction; end if;
     end $$"""
 _READ_ONLY: Final = "25006"
+
+_LOST_SQLSTATE: Final = "40"
+"""Serialization failure or deadlock."""
 
 _TRANSIENT_SQLSTATES: Final = ("08", "40", "53", "55P03", "57")
 """Connection lost, serialization or deadlock, out of resources, lock not available, shutting down."""
@@ -67,10 +72,10 @@ class Database:
         if self.is_sqlite:
             if self._url.database:
                 Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-            self._writer = self._sqlite_engine("BEGIN IMMEDIATE", pool_size=1)
+            self._writer = GatheringEngine(self._sqlite_engine("BEGIN IMMEDIATE", pool_size=1).sync_engine)
             self._reader = self._sqlite_engine("BEGIN", pool_size=4)
         else:
-            self._writer = self._reader = create_async_engine(
+            engine = create_async_engine(
                 self._url,
                 pool_size=pool_size,
                 max_overflow=0,
@@ -82,7 +87,10 @@ class Database:
                     "server_settings": {"application_name": name, **_limits(statement_timeout_s)},
                 },
             )
-            _distrust_what_fails(self._writer.sync_engine)
+            _distrust_what_fails(engine.sync_engine)
+            self._writer = GatheringEngine(engine.sync_engine)
+            # Each statement sees what is committed when it begins, in a transaction or not; without, it travels alone.
+            self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def __str__(self) -> str:
         return self._url.render_as_string(hide_password=True)
@@ -100,9 +108,20 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that may write; commit at the end, roll back on any exception."""
-        async with self._writer.begin() as connection:
-            yield connection
+        """Open a transaction that may write; commit at the end, roll back on any exception.
+
+        On PostgreSQL it begins with its first statement. Statements about sets of rows are sent when something is
+        read, or at the end (`libs.storage.gathering`).
+        """
+        async with self._writer.connect() as opened:
+            connection = cast("GatheringConnection", opened)
+            if self.is_sqlite:
+                async with connection.begin():
+                    yield connection
+                    await connection.flush()
+            else:
+                yield connection
+                await connection.finish()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -181,6 +200,13 @@ def _distrust_what_fails(engine: Engine) -> None:
         unanswered = isinstance(error, TimeoutError | asyncio.CancelledError)
         if unanswered or getattr(error, "sqlstate", None) == _READ_ONLY:
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
+
+
+def is_lost_race(error: BaseException) -> bool:
+    """Whether a transaction met another one that was quicker: begun anew, it sees what that one has written."""
+    if isinstance(error, IntegrityError):
+        return True
+    return isinstance(error, DBAPIError) and str(getattr(error.orig, "sqlstate", "")).startswith(_LOST_SQLSTATE)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from libs.messaging.tables import METADATA as MESSAGING
 from libs.messaging.unit import Unit, Units
 from libs.service import Service
 from libs.storage import Database
+from libs.storage.gathering import GatheringConnection
 from libs.storage.migrations import migrate
 from libs.tracing import Trace
 from libs.web.commands import Command
@@ -143,6 +144,8 @@ class Workbench(Generic[StoreT]):
 
         async with self.units.begin() as unit:
             await first(unit)
+            assert isinstance(unit.connection, GatheringConnection)
+            await unit.connection.flush()
             following = asyncio.create_task(follow())
             while not following.done() and not await self._somebody_waits():
                 pass

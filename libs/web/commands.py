@@ -15,13 +15,12 @@ from typing import Any, Final, Generic, TypeVar
 import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import delete, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.errors import FieldError, Kind, Refusal, overloaded, unavailable
 from libs.messaging.tables import idempotency_keys
 from libs.messaging.unit import Unit, Units
-from libs.storage import is_transient
+from libs.storage import is_lost_race, is_transient
 from libs.storage.sets import among, insert_all
 from libs.tracing import Trace
 
@@ -101,6 +100,10 @@ class Commands(Generic[StoreT]):
         await asyncio.gather(*(line.worker for line in self._lines.values() if line.worker), return_exceptions=True)
 
 
+class _Recorded(Exception):
+    """A request was refused although its key has a record, which would have been its answer."""
+
+
 class _Line(Generic[StoreT]):
     """The requests of one kind that wait for the next unit of work."""
 
@@ -149,14 +152,16 @@ class _Line(Generic[StoreT]):
                 future.set_result(outcome)
 
     async def _try(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome[Any] | Exception]:
-        """Carry out in one unit; again when it lost a race (a deadlock, a key recorded by another replica)."""
+        """Carry out in one unit; again when it lost a race (a deadlock, a key recorded by another replica).
+
+        Keys are taken for new at first, which nearly all are: one that is recorded loses a race against its record.
+        """
         for attempt in range(1, TRIES + 1):
             try:
                 async with self._units.begin() as unit:
-                    outcomes = await self._once(commands, unit)
+                    outcomes = await self._once(commands, unit, look_up=attempt > 1)
             except Exception as error:
-                lost = isinstance(error, IntegrityError) or _lost_race(error)
-                if not lost or attempt == TRIES:
+                if attempt == TRIES or not (isinstance(error, _Recorded) or is_lost_race(error)):
                     raise
             else:
                 log.info(
@@ -170,19 +175,30 @@ class _Line(Generic[StoreT]):
                 return outcomes
         raise AssertionError("unreachable")
 
-    async def _once(self, commands: Sequence[Command[Any]], unit: Unit[StoreT]) -> Sequence[Outcome[Any] | Refusal]:
-        """Answer recorded keys from their records, hand the rest to the handler, record what came of it."""
+    async def _once(
+        self, commands: Sequence[Command[Any]], unit: Unit[StoreT], *, look_up: bool
+    ) -> Sequence[Outcome[Any] | Refusal]:
+        """Answer recorded keys from their records, hand the rest to the handler, record what came of it.
+
+        Without `look_up` nothing is answered from records: who has one has the unit fail.
+        """
         keyed = [command.key for command in commands if command.key]
-        recorded = await self._recorded(unit, keyed)
+        recorded = await self._recorded(unit, keyed) if look_up else {}
         first: dict[bytes, Command[Any]] = {}
         fresh = [command for command in commands if _is_first(command, recorded, first)]
         answers = dict(zip(map(id, fresh), await self._handler(fresh, unit) if fresh else (), strict=True))
-        records = []
+        records, unkept = [], []
         for command in fresh:
             answer = answers[id(command)]
-            if command.key and not (isinstance(answer, Refusal) and answer.kind is not Kind.CONFLICT):
-                recorded[command.key.id] = (command.key.fingerprint, answer)
-                records.append(self._record(command.key, answer, unit))
+            if command.key is None:
+                continue
+            if isinstance(answer, Refusal) and answer.kind is not Kind.CONFLICT:
+                unkept.append(command.key)
+                continue
+            recorded[command.key.id] = (command.key.fingerprint, answer)
+            records.append(self._record(command.key, answer, unit))
+        if not look_up and await self._recorded(unit, unkept):
+            raise _Recorded
         # In one order for everybody: two replicas with the same keys wait for, and do not block, each other.
         records.sort(key=lambda record: record["id"])
         await insert_all(unit.connection, idempotency_keys, records)
@@ -254,7 +270,3 @@ def _is_first(command: Command[Any], recorded: Mapping[bytes, Any], first: dict[
     if command.key is None:
         return True
     return command.key.id not in recorded and first.setdefault(command.key.id, command) is command
-
-
-def _lost_race(error: Exception) -> bool:
-    return str(getattr(getattr(error, "orig", None), "sqlstate", "")).startswith("40")

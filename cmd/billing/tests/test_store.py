@@ -26,8 +26,8 @@ from billing.domain import (
 )
 from billing.ports import Books
 from billing.tables import payments, refunds, transfers, wallets
-from libs.errors import Refusal
 from libs.ids import uuid7
+from libs.storage import is_lost_race
 from libs.tests.units import Workbench, shared_database, workbench
 
 database_url = shared_database()
@@ -143,23 +143,22 @@ async def test_decisions_are_read_as_they_were_saved(bench: Workbench[Books]) ->
         assert await unit.store.refunds(orders) == {accepted.order_id: something, declined.order_id: nothing}
 
 
-async def test_a_second_decision_on_an_order_is_refused_as_transient(bench: Workbench[Books]) -> None:
+async def test_a_second_decision_on_an_order_has_lost_a_race_and_keeps_nothing(bench: Workbench[Books]) -> None:
     user, order = uuid7(), uuid7()
     async with bench.units.begin() as unit:
         await unit.store.add_payments([Payment(order, user, 100, PaymentOutcome.ACCEPTED)])
         await unit.store.add_refunds([Refund(order, user, 100)])
     before = await bench.rows()
-    again = ("decided_elsewhere", "another replica decided one of these orders; look again", True)
     other = Payment(uuid7(), user, 100, PaymentOutcome.ACCEPTED)
     late = Payment(order, user, 100, PaymentOutcome.DECLINED, DeclineReason.INSUFFICIENT_FUNDS)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(IntegrityError) as lost:
         async with bench.units.begin() as unit:
             await unit.store.add_payments([other, late])
-    assert (refused.value.slug, refused.value.detail, refused.value.transient) == again
-    with pytest.raises(Refusal) as refused:
+    assert is_lost_race(lost.value)
+    with pytest.raises(IntegrityError) as lost:
         async with bench.units.begin() as unit:
             await unit.store.add_refunds([Refund(other.order_id, user, 100), Refund(order, user, 100)])
-    assert (refused.value.slug, refused.value.detail, refused.value.transient) == again
+    assert is_lost_race(lost.value)
     assert await bench.rows() == before
 
 

@@ -22,7 +22,7 @@ from libs.errors import Kind, Refusal, unavailable
 from libs.ids import uuid7
 from libs.messaging import consumer, unit
 from libs.messaging.bus import Bus, Delivery
-from libs.messaging.consumer import MAX_ATTEMPTS, Consumer, Listens, durables
+from libs.messaging.consumer import MAX_ATTEMPTS, TRIES, Consumer, Listens, durables
 from libs.messaging.envelope import Event, Origin, Outgoing, seal
 from libs.messaging.memory import MemoryBroker, MemoryBus
 from libs.messaging.tables import dead_letters
@@ -303,7 +303,7 @@ async def test_a_commit_that_fails_acknowledges_nothing_and_the_message_comes_ag
     (order,) = orders(1)
 
     async def trouble(_events: Events, work: Work) -> None:
-        if len(handlers.calls) == 1:
+        if len(handlers.calls) <= TRIES:
             await spoil_commit(work)
 
     handlers.trouble = trouble
@@ -313,9 +313,29 @@ async def test_a_commit_that_fails_acknowledges_nothing_and_the_message_comes_ag
         await eventually(lambda: all_done(broker))
 
     assert attempts(broker) == [2]
-    assert handlers.calls == [("placed", [order.order_id])] * 2
+    assert handlers.calls == [("placed", [order.order_id])] * (TRIES + 1)
     assert await effects_in(stage.database) == {order.order_id: 1}
     assert await dead(stage.database) == []
+
+
+async def test_a_race_that_was_lost_is_run_again_at_once(
+    stage: Stage, broker: MemoryBroker, handlers: Handlers
+) -> None:
+    first, second = orders(2)
+
+    async def trouble(_events: Events, work: Work) -> None:
+        if len(handlers.calls) < TRIES:
+            await spoil_commit(work)
+
+    handlers.trouble = trouble
+    await publish(stage.bus, first, second)
+
+    async with consuming(stage, handlers):
+        await eventually(lambda: all_done(broker))
+
+    assert handlers.calls == [("placed", [first.order_id, second.order_id])] * TRIES
+    assert attempts(broker) == [1, 1]
+    assert await effects_in(stage.database) == {first.order_id: 1, second.order_id: 1}
 
 
 async def test_a_batch_whose_commit_fails_is_handled_one_by_one(
@@ -333,7 +353,7 @@ async def test_a_batch_whose_commit_fails_is_handled_one_by_one(
     async with consuming(stage, handlers):
         await eventually(lambda: all_done(broker))
 
-    assert [len(ids) for _, ids in handlers.calls] == [3, 1, 1, 1]
+    assert [len(ids) for _, ids in handlers.calls] == [*[3] * TRIES, 1, 1, 1]
     assert attempts(broker) == [1, 1, 1]
     assert await effects_in(stage.database) == {fact.order_id: 1 for fact in facts}
 

@@ -217,6 +217,7 @@ async def test_nothing_waits_for_a_mark_and_marks_are_made_together(
         await really(connection, standing, sequences, **options)
 
     monkeypatch.setattr(stage.relay.stream, "mark", mark)
+    monkeypatch.setattr(relay, "MARKED_AT_ONCE", 4)
 
     async def publishes(one: Outgoing) -> None:
         before = len(bus.sizes)
@@ -232,7 +233,7 @@ async def test_nothing_waits_for_a_mark_and_marks_are_made_together(
         may_mark.set()
         await stage.relay.flush(5)
     assert bus.sizes == [1] * 6
-    assert together == [1, relay.MARKED_TOGETHER, 1]
+    assert together == [1, 4, 1]
 
 
 class Failing(MemoryBus):
