@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from auth.domain import User
 from auth.tables import users
-from libs.storage.sets import among, insert_new
+from libs.storage.sets import insert_new, rows_among
 
 
 class SqlUsers:
@@ -66,8 +66,7 @@ class SqlUsers:
 
     async def find_all(self, user_ids: Collection[UUID]) -> Mapping[UUID, User]:
         """See `Users`."""
-        query = select(users).where(among(self._connection, users.c.id, user_ids))
-        return {row.id: _user(row) for row in await self._connection.execute(query)}
+        return {row.id: _user(row) for row in await rows_among(self._connection, users.c.id, user_ids)}
 
     async def by_login(self, login: str) -> User | None:
         """See `Users`."""

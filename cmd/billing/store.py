@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.domain import DeclineReason, Payment, PaymentOutcome, Refund, Transfer, TransferKind, Wallet
 from billing.tables import payments, refunds, transfers, wallets
-from libs.storage.sets import among, insert_all, insert_new, update_all
+from libs.storage.sets import insert_all, insert_new, rows_among, update_all
 
 
 class SqlBooks:
@@ -36,14 +36,13 @@ class SqlBooks:
 
     async def wallets(self, user_ids: Collection[UUID]) -> Mapping[UUID, Wallet]:
         """See `Books`."""
-        query = select(wallets).where(among(self._connection, wallets.c.user_id, user_ids))
-        return {row.user_id: _wallet(row) for row in await self._connection.execute(query)}
+        rows = await rows_among(self._connection, wallets.c.user_id, user_ids)
+        return {row.user_id: _wallet(row) for row in rows}
 
     async def lock_wallets(self, user_ids: Collection[UUID]) -> Mapping[UUID, Wallet]:
-        """See `Books`. SQLite ignores ``for update``: its transactions have locked the file from their begin."""
-        wanted = among(self._connection, wallets.c.user_id, user_ids)
-        query = select(wallets).where(wanted).order_by(wallets.c.user_id).with_for_update()
-        return {row.user_id: _wallet(row) for row in await self._connection.execute(query)}
+        """See `Books`."""
+        rows = await rows_among(self._connection, wallets.c.user_id, user_ids, lock=True)
+        return {row.user_id: _wallet(row) for row in rows}
 
     async def record(self, changed: Sequence[Wallet], made: Sequence[Transfer]) -> None:
         """See `Books`."""
@@ -73,9 +72,8 @@ class SqlBooks:
 
     async def payments(self, order_ids: Collection[UUID]) -> Mapping[UUID, Payment]:
         """See `Books`."""
-        wanted = among(self._connection, payments.c.order_id, order_ids)
-        query = select(payments).where(wanted).order_by(payments.c.order_id).with_for_update()
-        return {row.order_id: _payment(row) for row in await self._connection.execute(query)}
+        rows = await rows_among(self._connection, payments.c.order_id, order_ids, lock=True)
+        return {row.order_id: _payment(row) for row in rows}
 
     async def add_payments(self, decided: Sequence[Payment]) -> None:
         """See `Books`."""
@@ -95,11 +93,8 @@ class SqlBooks:
 
     async def refunds(self, order_ids: Collection[UUID]) -> Mapping[UUID, Refund]:
         """See `Books`."""
-        query = select(refunds).where(among(self._connection, refunds.c.order_id, order_ids))
-        return {
-            row.order_id: Refund(row.order_id, row.user_id, row.amount_minor)
-            for row in await self._connection.execute(query)
-        }
+        rows = await rows_among(self._connection, refunds.c.order_id, order_ids)
+        return {row.order_id: Refund(row.order_id, row.user_id, row.amount_minor) for row in rows}
 
     async def add_refunds(self, made: Sequence[Refund]) -> None:
         """See `Books`."""

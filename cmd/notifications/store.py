@@ -8,7 +8,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.storage.sets import among, insert_new, update_all
+from libs.storage.sets import among, insert_new, rows_among, update_all
 from notifications.domain import Contact, Letter, LetterKind
 from notifications.tables import contacts, letters
 
@@ -51,10 +51,11 @@ class SqlLetters:
 
     async def contacts(self, user_ids: Collection[UUID]) -> Mapping[UUID, Contact]:
         """See `Letters`."""
-        query = select(contacts).where(among(self._connection, contacts.c.user_id, user_ids), contacts.c.version >= 0)
+        rows = await rows_among(self._connection, contacts.c.user_id, user_ids)
         return {
             row.user_id: Contact(row.user_id, row.login, row.email, row.first_name, row.version)
-            for row in await self._connection.execute(query)
+            for row in rows
+            if row.version != UNKNOWN
         }
 
     async def contacts_to_write_to(self, user_ids: Collection[UUID]) -> Mapping[UUID, Contact]:

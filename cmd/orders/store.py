@@ -2,15 +2,17 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.storage.sets import among, insert_all, update_all
+from libs.storage.sets import insert_all, rows_among, update_all
 from orders.domain import Order, OrderStatus
 from orders.tables import orders
+
+_ONE: Final = select(orders).where(orders.c.id == bindparam("order_id"), orders.c.user_id == bindparam("owner"))
 
 
 class SqlOrders:
@@ -39,9 +41,7 @@ class SqlOrders:
 
     async def lock(self, order_ids: Collection[UUID]) -> Mapping[UUID, Order]:
         """See `Orders`."""
-        wanted = among(self._connection, orders.c.id, order_ids)
-        query = select(orders).where(wanted).order_by(orders.c.id).with_for_update()
-        return {row.id: _order(row) for row in await self._connection.execute(query)}
+        return {row.id: _order(row) for row in await rows_among(self._connection, orders.c.id, order_ids, lock=True)}
 
     async def save(self, changed: Sequence[Order], *, due_at: datetime) -> None:
         """See `Orders`."""
@@ -80,14 +80,12 @@ class SqlOrders:
 
     async def find(self, order_id: UUID, owner: UUID) -> Order | None:
         """See `Orders`."""
-        query = select(orders).where(orders.c.id == order_id, orders.c.user_id == owner)
-        row = (await self._connection.execute(query)).one_or_none()
+        row = (await self._connection.execute(_ONE, {"order_id": order_id, "owner": owner})).one_or_none()
         return _order(row) if row else None
 
     async def find_all(self, order_ids: Collection[UUID]) -> Mapping[UUID, Order]:
         """See `Orders`."""
-        query = select(orders).where(among(self._connection, orders.c.id, order_ids))
-        return {row.id: _order(row) for row in await self._connection.execute(query)}
+        return {row.id: _order(row) for row in await rows_among(self._connection, orders.c.id, order_ids)}
 
     async def page(self, owner: UUID, *, before: UUID | None, limit: int) -> Sequence[Order]:
         """See `Orders`."""

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.storage.sets import among, insert_new, update_all
+from libs.storage.sets import insert_new, rows_among, update_all
 from profiles.domain import Profile
 from profiles.tables import profiles
 
@@ -26,9 +26,8 @@ class SqlProfiles:
 
     async def lock(self, user_ids: Collection[UUID]) -> Mapping[UUID, Profile]:
         """See `Profiles`."""
-        wanted = among(self._connection, profiles.c.user_id, user_ids)
-        query = select(profiles).where(wanted).order_by(profiles.c.user_id).with_for_update()
-        return {row.user_id: _profile(row) for row in await self._connection.execute(query)}
+        rows = await rows_among(self._connection, profiles.c.user_id, user_ids, lock=True)
+        return {row.user_id: _profile(row) for row in rows}
 
     async def save(self, changed: Sequence[Profile]) -> None:
         """See `Profiles`."""
@@ -47,8 +46,8 @@ class SqlProfiles:
 
     async def find_all(self, user_ids: Collection[UUID]) -> Mapping[UUID, Profile]:
         """See `Profiles`."""
-        query = select(profiles).where(among(self._connection, profiles.c.user_id, user_ids))
-        return {row.user_id: _profile(row) for row in await self._connection.execute(query)}
+        rows = await rows_among(self._connection, profiles.c.user_id, user_ids)
+        return {row.user_id: _profile(row) for row in rows}
 
 
 def _profile(row: Row[Any]) -> Profile:

@@ -147,7 +147,8 @@ class Bus(Protocol):
     async def publish(self, messages: Sequence[Outgoing], *, above: int = 0) -> list[int]:
         """Store the messages, in order, and return their sequences. Raises `BusUnavailable`.
 
-        Several messages are stored as one atomic batch where the server allows, so they are durable together.
+        Many messages are stored as one atomic batch where the server allows, for speed alone: after a failure, some of
+        them may be stored.
         An id that is stored already is not stored twice within the server's duplicate window; nothing may
         rely on that. Raises `StreamForgot` when there is no stream, or when it stored a message at a sequence not
         above `above`, which it had given away before.

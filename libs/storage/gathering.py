@@ -7,10 +7,10 @@ commit of its own. A unit of work that reads nothing costs one journey, and not 
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Executable, Table, literal_column, select
+from sqlalchemy import ColumnClause, Executable, Table, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-_DONE: Final = literal_column("1")
+_DONE: Final[ColumnClause[Any]] = literal_column("1")
 
 
 class GatheringConnection(AsyncConnection):

@@ -12,8 +12,10 @@ from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Executable,
+    Row,
     Select,
     String,
     Table,
@@ -44,6 +46,29 @@ def among(
     if connection.dialect.name == "sqlite":
         return wanted.in_(values)
     return wanted == any_(bindparam(None, list(values), type_=ARRAY(wanted.type)))
+
+
+async def rows_among(
+    connection: AsyncConnection, wanted: Column[ValueT], values: Collection[ValueT], *, lock: bool = False
+) -> Sequence[Row[Any]]:
+    """Read the rows of a table in whose column one of the values stands. With `lock` they are locked, in the column's
+    order; SQLite has locked everything from the transaction's begin.
+
+    The statement is made once: to make it costs as much as to carry it out.
+    """
+    if not values:
+        return ()
+    result = await connection.execute(_reading(wanted, connection.dialect.name, lock), {"wanted": list(values)})
+    return result.all()
+
+
+@cache
+def _reading(wanted: Column[Any], dialect: str, lock: bool) -> Executable:
+    if dialect == "sqlite":
+        found = select(wanted.table).where(wanted.in_(bindparam("wanted", type_=wanted.type, expanding=True)))
+    else:
+        found = select(wanted.table).where(wanted == any_(bindparam("wanted", type_=ARRAY(wanted.type))))
+    return found.order_by(wanted).with_for_update() if lock else found
 
 
 async def insert_all(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

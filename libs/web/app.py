@@ -166,6 +166,8 @@ async def read_body(request: web.Request) -> bytes:
     """Read a body that is neither too large nor too slow. Raises `Refusal`; a stated length is refused unread."""
     if (request.content_length or 0) > BODY_AT_MOST:
         raise body_too_large()
+    if request.content.is_eof():  # it came with the head, as nearly all do: nothing to wait for
+        return await request.read()
     try:
         async with asyncio.timeout(BODY_WITHIN_S):
             return await request.read()

@@ -141,8 +141,8 @@ def forget_idempotency_keys(patch: Patch) -> None:
     async def recorded(_self: Any, _unit: Any, _keys: Any) -> dict[bytes, Any]:
         return {}
 
-    async def once(self: Any, commands: Sequence[Any], unit: Any) -> Any:
-        return await real(self, [replace(command, key=None) for command in commands], unit)
+    async def once(self: Any, commands: Sequence[Any], unit: Any, **how: Any) -> Any:
+        return await real(self, [replace(command, key=None) for command in commands], unit, **how)
 
     real = _Line._once
     patch.setattr(_Line, "_recorded", recorded)

@@ -118,7 +118,7 @@ async def test_what_flows_is_what_the_contracts_say(system: System) -> None:
         await ann.call("POST", f"/orders/{order['id']}/cancel")
         await ann.call("POST", "/billing/withdrawals", {"amount": "40"})
         await ann.call("PUT", f"/profiles/{ann.login}", {"phone": "+49 30 1234"})
-        # Several at once are stored as one batch, which adds headers.
+        # Many at once are stored as one batch, which adds headers.
         await asyncio.gather(*(ann.call("POST", "/notifications", {"subject": "x", "body": "y"}) for _ in range(50)))
         unreadable = await _state_something_unreadable(system)
         wanted = {fact.type for service in SERVICES for fact in service.publishes}
