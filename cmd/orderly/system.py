@@ -4,9 +4,10 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,6 +26,9 @@ from orderly.settings import Settings
 DatabaseKind = Literal["sqlite", "postgres"]
 
 NODES: Final = 3
+HEALTHY_WITHIN_S: Final = 60.0
+"""How long all of it may take to start, on a machine that has other things to do; nodes elect who leads, too."""
+
 """NATS servers of a cluster: one may be away, and the others are still most of them."""
 
 _GIVEN: Final = {"HOST", "PORT", "DATABASE_URL", "NATS_URL", "NATS_USER", "NATS_PASSWORD", "FINGERPRINT_KEY"} | {
@@ -118,7 +122,7 @@ class System:
         return [f"http://127.0.0.1:{port}" for port in self._ports[service]]
 
     async def start(self) -> None:
-        """Start everything and wait until the gateway says OK. Raises `CannotStart`; stops what it had started."""
+        """Start everything and wait until all of it is ready. Raises `CannotStart`; stops what it had started."""
         self._check_ports()
         try:
             await asyncio.gather(self.start_nats(), self.migrate())
@@ -126,7 +130,7 @@ class System:
             for name in NAMES:
                 self._ports[name] = [free_port() for _ in range(self.plan.replicas)]
             await asyncio.gather(*(self.supervisor.start(program) for program in self._programs()))
-            await self.healthy(within_s=60 if self.plan.cluster else 30)  # first the nodes elect who leads
+            await self.healthy(within_s=HEALTHY_WITHIN_S)
         except BaseException:
             await self.stop()
             raise
@@ -145,8 +149,9 @@ class System:
         databases.withdraw(self.plan.data_dir)
 
     async def healthy(self, *, within_s: float) -> None:
-        """Wait until ``/client/health/`` is OK, and the services that no door leads to are ready, too.
+        """Wait until ``/client/health/`` is OK and every process of every service is ready.
 
+        The gateway calls a service ready when one of its processes is, but sends requests to all of them in turn.
         Raises `CannotStart` with the names of those that are not.
         """
         deadline = time.monotonic() + within_s
@@ -156,7 +161,7 @@ class System:
                 try:
                     async with session.get(f"{self.url}/client/health/") as response:
                         health = await response.json()
-                    down = health.get("down") or await self._not_ready(session, set(NAMES) - set(health["services"]))
+                    down = health.get("down") or await self._not_ready(session)
                     if not down:
                         return
                     last = "down: " + ", ".join(down)
@@ -165,15 +170,11 @@ class System:
                 await asyncio.sleep(0.05)
         raise CannotStart(f"the system is not healthy after {within_s:.0f} s ({last}); see {self._logs}")
 
-    async def _not_ready(self, session: aiohttp.ClientSession, names: Collection[str]) -> list[str]:
-        """Ask services themselves; name those of which a process is not ready."""
-        down = []
-        for name in sorted(names):
-            for url in self.service_urls(name):
-                async with session.get(f"{url}/readyz") as response:
-                    if response.status != 200:
-                        down.append(name)
-        return down
+    async def _not_ready(self, session: aiohttp.ClientSession) -> list[str]:
+        """Ask the services themselves; name those of which a process is not ready."""
+        return [
+            name for name in NAMES for url in self.service_urls(name) if not await _is_ready(session, f"{url}/readyz")
+        ]
 
     def _check_ports(self) -> None:
         require_free(self.plan.gateway_port, "GATEWAY_PORT")
@@ -185,7 +186,7 @@ class System:
             if program.label not in self.supervisor.labels:
                 await self.supervisor.start(program)
         for program, port in zip(self._nats, self._nats_ports, strict=True):
-            await listening(port, within_s=20, what="nats-server", log=program.log)
+            await listening(port, within_s=HEALTHY_WITHIN_S, what="nats-server", log=program.log)
 
     @cached_property
     def _nats(self) -> list[Program]:
@@ -268,6 +269,14 @@ class System:
         env = environment(**common, **urls, PORT=str(self.plan.gateway_port))
         programs.append(Program("gateway", [str(bin_folder / "gateway")], env, self._logs / "gateway.log"))
         return programs
+
+
+async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url) as response:
+            return response.status == HTTPStatus.OK
+    except (aiohttp.ClientError, TimeoutError):
+        return False
 
 
 async def migrate_all(plan: Plan) -> int:

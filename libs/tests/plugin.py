@@ -55,7 +55,7 @@ async def nats_url(tmp_path: Path, quiet: list[str]) -> AsyncIterator[str]:
     supervisor = Supervisor(quiet.append)
     program = nats_program(tmp_path / "nats", port, tmp_path / "logs")
     await supervisor.start(program)
-    await listening(port, within_s=10, what="nats-server", log=program.log)
+    await listening(port, within_s=60, what="nats-server", log=program.log)
     yield f"nats://127.0.0.1:{port}"
     await supervisor.stop()
 

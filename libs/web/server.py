@@ -29,8 +29,12 @@ SILENT_S: Final = 5.0
 """After how long a connection that has asked for nothing yet may be closed for another one. A busy process may take
 seconds to read what was sent at once."""
 
+ASKS_WITHIN_S: Final = 1.0
+"""How long a client for whom there is no room may take to ask, before it is told so unasked."""
+
 LINGER_S: Final = 1.0
-"""How long what a refused body still sends is read, so that the client gets to see the refusal."""
+"""How long what a refused client still sends is read, so that it gets to see the refusal: a connection that is closed
+with something unread is reset, and a reset overtakes the answer."""
 
 BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/problem+json\r\n"
@@ -44,9 +48,24 @@ class _Room:
     """How many connections one server has room for, and which of them may be closed for another one."""
 
     def __init__(self, at_most: int) -> None:
-        self.at_most = at_most
+        self._at_most = at_most
+        self._guests: set[_Protocol] = set()
         self._resting: dict[_Protocol, None] = {}
         self._silent: dict[_Protocol, float] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another one. Who was turned away takes none, even before they are gone."""
+        return len(self._guests) >= self._at_most
+
+    def enters(self, one: "_Protocol") -> None:
+        """Note that a connection may stay."""
+        self._guests.add(one)
+
+    def leaves(self, one: "_Protocol") -> None:
+        """Note that a connection is gone, or was told to go."""
+        self._guests.discard(one)
+        self.forget(one)
 
     def rests(self, one: "_Protocol") -> None:
         """Note that a connection was answered, and may stay for the next request."""
@@ -58,7 +77,7 @@ class _Room:
         self._silent.setdefault(one, now)
 
     def forget(self, one: "_Protocol") -> None:
-        """Note that a connection has asked for something, or is gone."""
+        """Note that a connection has asked for something."""
         self._resting.pop(one, None)
         self._silent.pop(one, None)
 
@@ -74,12 +93,12 @@ class _Room:
 class _Protocol(RequestHandler):
     """A connection. What cannot be parsed as HTTP is answered like every other mistake."""
 
-    __slots__ = ("_answered", "_head_late", "_room", "_unwelcome")
+    __slots__ = ("_answered", "_head_late", "_room", "_told", "_unwelcome")
 
     def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, room: _Room) -> None:
         super().__init__(manager, loop=loop, keepalive_timeout=KEEP_ALIVE_S, lingering_time=LINGER_S)
         self._room = room
-        self._unwelcome = self._answered = False
+        self._unwelcome = self._told = self._answered = False
         self._head_late: asyncio.TimerHandle | None = None
 
     @property
@@ -88,22 +107,21 @@ class _Protocol(RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert self._manager is not None
-        full = len(self._manager.connections) >= self._room.at_most
         super().connection_made(transport)
-        if full and not self._made_room():
+        if self._room.full and not self._made_room():
             # Told so once it has asked, as it will read nothing before. (uvloop also forgets to read from the next
             # connection when one is closed while it is being made.)
             self._unwelcome = True
-            self._head_late = self._loop.call_later(LINGER_S, self._turn_away)
+            self._head_late = self._loop.call_later(ASKS_WITHIN_S, self._turn_away)
         else:
+            self._room.enters(self)
             self._expect_head()
 
     def _made_room(self) -> bool:
         expendable = self._room.expendable(self._loop.time())
         if expendable is None:
             return False
-        self._room.forget(expendable)
+        self._room.leaves(expendable)
         expendable.make_room()
         return True
 
@@ -115,6 +133,8 @@ class _Protocol(RequestHandler):
             self._turn_away()
 
     def data_received(self, data: bytes) -> None:
+        if self._told:
+            return
         if self._unwelcome:
             self._turn_away()
             return
@@ -130,7 +150,7 @@ class _Protocol(RequestHandler):
             self._room.forget(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._room.forget(self)
+        self._room.leaves(self)
         if self._head_late is not None:
             self._head_late.cancel()
         super().connection_lost(exc)
@@ -160,11 +180,17 @@ class _Protocol(RequestHandler):
             self.force_close()
 
     def _turn_away(self) -> None:
-        if self.transport is not None:
-            body = problem_response(overloaded()).body
-            assert isinstance(body, bytes)
-            self.transport.write(BUSY % (len(body), body))
-            self.force_close()
+        """Say that there is no room, and nothing more; then read, and forget, what is still on its way."""
+        if self._head_late is not None:
+            self._head_late.cancel()
+        if self.transport is None or self.transport.is_closing():
+            return
+        body = problem_response(overloaded()).body
+        assert isinstance(body, bytes)
+        self._told = True
+        self.transport.write(BUSY % (len(body), body))
+        self.transport.write_eof()
+        self._head_late = self._loop.call_later(LINGER_S, self.force_close)
 
     def handle_error(
         self,

@@ -153,6 +153,6 @@ async def assert_the_books_balance(system: System, *, patience_s: float = 30) ->
 @asynccontextmanager
 async def customers(system: System) -> AsyncIterator[Callable[[], Customer]]:
     """A maker of customers of a system."""
-    timeout = aiohttp.ClientTimeout(total=30)
+    timeout = aiohttp.ClientTimeout(total=90)  # longer than any gateway here waits: who is slow is answered
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
         yield lambda: Customer(session, system.url)

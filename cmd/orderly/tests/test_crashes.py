@@ -163,10 +163,10 @@ async def play(system: Fused, session: aiohttp.ClientSession, points: Mapping[st
     bob = Persistent(session, system.url)
     if any(set(lines) - {f"{STOPPING} {ANY}"} for lines in system.left().values()):
         await story(bob)  # a point may be passed only once in a story, while its service was dying elsewhere
-    await system.healthy(within_s=30)
+    await system.healthy(within_s=60)
     await asyncio.gather(*(system.supervisor.restart(name, number=signal.SIGTERM) for name in system.left()))
-    await eventually(lambda: not system.left(), within_s=20)
-    await system.healthy(within_s=30)
+    await eventually(lambda: not system.left(), within_s=60)
+    await system.healthy(within_s=60)
     return ann
 
 
@@ -188,7 +188,7 @@ async def test_the_outcome_is_the_same_wherever_a_service_dies(
                 expected = await outcome(nobody_died)
                 return bool(sum(expected["letters"].values()) == LETTERS)
 
-            await eventually(is_complete, within_s=20)
+            await eventually(is_complete, within_s=60)
             for points in rounds()[DATABASES.index(database) :: len(DATABASES)]:
                 ann = await play(system, session, points)
                 seen: list[Mapping[str, Any]] = []

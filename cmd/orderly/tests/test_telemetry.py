@@ -234,7 +234,7 @@ async def test_what_waits_for_the_broker_gets_older(watched: Watched) -> None:
         assert math.isnan(await watched.metric("orders", "consumer_lag_messages consumer=orders stream=BILLING"))
         assert await watched.metric("orders", "messages_published_total outcome=failed") >= 1
         await watched.system.start_nats()
-        await watched.system.healthy(within_s=20)
+        await watched.system.healthy(within_s=60)
         assert await ann.audit(within_s=45) == {"confirmed": 1}
 
     async def caught_up() -> bool:

@@ -93,7 +93,7 @@ class Server:
 
     async def start(self) -> None:
         await self._supervisor.start(self._program)
-        await listening(self.port, within_s=10, what="nats-server", log=self._program.log)
+        await listening(self.port, within_s=60, what="nats-server", log=self._program.log)
 
     async def stop(self) -> None:
         await self._supervisor.stop()
@@ -139,7 +139,7 @@ class Cluster(Server):
         for program in self._programs:
             await self._supervisor.start(program)
         for port in self.ports:
-            await listening(port, within_s=10, what="nats-server", log=self._programs[0].log)
+            await listening(port, within_s=60, what="nats-server", log=self._programs[0].log)
 
     async def connect(self, name: str = "test", **_options: Any) -> JetStream:
         url = ",".join(f"nats://127.0.0.1:{port}" for port in self.ports)

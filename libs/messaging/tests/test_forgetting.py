@@ -276,7 +276,7 @@ async def test_a_loss_while_a_batch_is_in_flight_in_another_replica(scene: Scene
     slow.gate.clear()
     async with slow.working():
         await scene.place(slow, 12)
-        await asyncio.wait_for(slow.arrived.wait(), 10)
+        await asyncio.wait_for(slow.arrived.wait(), 30)
         async with quick.working():
             await (scene.wipe() if loss == "wiped" else delete_stream(scene))
             await eventually(scene._all_marked, 10)
@@ -294,7 +294,7 @@ async def test_late_acknowledgements_of_what_is_gone_count_for_nothing(
     late.gate.clear()
     async with late.working():
         await scene.place(late, 12)
-        await asyncio.wait_for(late.arrived.wait(), 10)
+        await asyncio.wait_for(late.arrived.wait(), 30)
         (blind,) = late.stage.bus._subscriptions  # type: ignore[attr-defined] # as if its process hung
         blind._watching.cancel()
         monkeypatch.setattr(blind, "_doubt", lambda: None)
@@ -365,7 +365,7 @@ async def test_a_recovery_killed_halfway(scene: Scene, step: str, after: bool, m
         patch.setattr(own_stream.OwnStream, "_begin", begun)
         patch.setattr(dying.stage.bus, step, die)
         async with dying.working():
-            await asyncio.wait_for(killed.wait(), 10)
+            await asyncio.wait_for(killed.wait(), 30)
     await dying.stage.bus.close()
 
     another = await scene.replica()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -75,6 +76,16 @@ async def house(**limits: int) -> AsyncIterator[House]:
     async with serving(one.app(), one.settings):
         yield one
         one.may_go.set()
+
+
+@asynccontextmanager
+async def full_house() -> AsyncIterator[House]:
+    """A house whose only guest stays."""
+    async with house(connections_at_most=1) as one:
+        _, staying = await one.connect(request("GET /stay"))
+        await eventually(lambda: one.inside == 1)
+        yield one
+        staying.close()
 
 
 def request(line: str, *headers: str, body: bytes = b"") -> bytes:
@@ -226,13 +237,58 @@ async def test_who_has_long_been_silent_makes_room_and_is_told_why(monkeypatch: 
 
 
 async def test_who_asks_for_nothing_is_turned_away_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "ASKS_WITHIN_S", 0.1)
+    async with full_house() as one:
+        assert (await one.ask(b"")).startswith("HTTP/1.1 503 ")
+
+
+async def test_who_speaks_just_when_they_are_turned_away_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "ASKS_WITHIN_S", 0.1)
+    turn_away = server._Protocol._turn_away
+    with socket.socket() as client:
+
+        def unread(protocol: Any) -> None:
+            client.sendall(request("GET /livez"))
+            turn_away(protocol)
+
+        monkeypatch.setattr(server._Protocol, "_turn_away", unread)
+        async with full_house() as one:
+            client.connect(("127.0.0.1", one.settings.port))
+            reader, writer = await asyncio.open_connection(sock=client)
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+
+
+async def test_who_says_a_lot_is_turned_away_and_told_so() -> None:
+    size = 16 * BODY_AT_MOST  # more than is read at once
+    async with full_house() as one:
+        answer = await one.ask(request("POST /read", f"Content-Length: {size}", body=bytes(size)))
+    assert problem_in(answer)["type"] == "/problems/overloaded"
+
+
+async def test_who_is_turned_away_and_stays_has_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LINGER_S", 0.1)
+    async with full_house() as one:
+        _, writer = await one.connect(request("GET /livez"))
+
+        def reset() -> bool:
+            writer.write(b"still here")
+            return writer.is_closing()
+
+        await eventually(reset)
+
+
+async def test_who_was_turned_away_takes_no_room() -> None:
     async with house(connections_at_most=1) as one:
-        _, staying = await one.connect(request("GET /stay"))
+        staying, host = await one.connect(request("GET /stay", "Connection: close"))
         await eventually(lambda: one.inside == 1)
-        answer = await one.ask(b"")
-        assert answer.startswith("HTTP/1.1 503 ")
-        staying.close()
+        reader, writer = await one.connect(request("GET /livez"))
+        assert b" 503 " in await asyncio.wait_for(reader.read(), 5)
+        one.may_go.set()
+        assert b"gone" in await asyncio.wait_for(staying.read(), 5)
+        assert (await one.ask(request("GET /livez", "Connection: close"))).startswith("HTTP/1.1 200 ")
+        for gone in (host, writer):
+            gone.close()
 
 
 async def test_everybody_of_a_crowd_gets_an_answer() -> None:
