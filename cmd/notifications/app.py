@@ -30,4 +30,5 @@ service = Service(
         Listens(AccountCredited, handlers.on_accounts_credited, answers=(LetterStored,)),
     ),
     routes=api.ROUTES,
+    pace_s=0.1,  # no request waits for a letter
 )

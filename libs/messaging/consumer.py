@@ -85,7 +85,11 @@ def is_passing(error: Exception) -> bool:
 
 
 class Consumer(Generic[StoreT]):
-    """Pulls from one durable consumer and hands batches to the handlers of its types."""
+    """Pulls from one durable consumer and hands batches to the handlers of its types.
+
+    With `pace_s` a batch is followed by the next one so many seconds later, unless that one is full: for work that
+    nobody waits for.
+    """
 
     def __init__(
         self,
@@ -95,7 +99,9 @@ class Consumer(Generic[StoreT]):
         units: Units[StoreT],
         *,
         batch_limit: int,
+        pace_s: float = 0.0,
     ) -> None:
+        self._pace_s = pace_s
         self._service = service
         self._durable = durable
         self._table = table_of(table)
@@ -120,6 +126,8 @@ class Consumer(Generic[StoreT]):
                 except Exception:
                     # Not acknowledged, so it comes again after its ack_wait.
                     log.exception("batch given up for now", stream=self._durable.stream)
+                if self._pace_s and len(subscription.held()) < self._batch_limit:
+                    await self._unless_stopped(asyncio.sleep(self._pace_s))
         finally:
             await subscription.close()
 

@@ -27,9 +27,9 @@ MAX_AGE_S: Final = 7 * 24 * 3600
 PUBLISH_TIMEOUT_S: Final = 5.0
 SINGLES_IN_FLIGHT: Final = 64
 
-ATOMIC_FROM: Final = 16
-"""Messages that become an atomic batch. The server (2.15.1) lays a batch down in files of its own before it stores it:
-2 ms of its CPU, for which it stores a dozen messages one by one (docs/performance.md)."""
+ATOMIC_FROM: Final = 24
+"""Messages that become an atomic batch. The server (2.15.1) lays a batch down in files of its own before it stores it,
+which takes it 2 ms and more: in that time it stores twenty messages one by one (docs/performance.md)."""
 
 log = structlog.get_logger()
 

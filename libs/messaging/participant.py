@@ -40,13 +40,15 @@ class Participant(Generic[StoreT]):
         awaits: Awaits[StoreT] | None = None,
         telemetry: Telemetry | None = None,
         batch_limit: int = BATCH_LIMIT,
+        pace_s: float = 0.0,
     ) -> None:
-        self.relay = Relay(database, bus, name, telemetry)
+        self.relay = Relay(database, bus, name, telemetry, pace_s=pace_s)
         self.units: Units[StoreT] = Units(database, store, self.relay, awaits, telemetry)
         self._name = name
         self._bus = bus
         self._listens = listens
         self._batch_limit = batch_limit
+        self._pace_s = pace_s
         self._consumers: list[Consumer[StoreT]] = []
         self._consuming: list[asyncio.Task[None]] = []
 
@@ -54,7 +56,9 @@ class Participant(Generic[StoreT]):
         """Begin to consume, one durable consumer a stream. `finish` ends these tasks; to cancel them loses time."""
         for durable in durables(self._name, self._listens):
             lines = [line for line in self._listens if f"{line.fact.type}.*" in durable.subjects]
-            consumer = Consumer(self._name, durable, lines, self.units, batch_limit=self._batch_limit)
+            consumer = Consumer(
+                self._name, durable, lines, self.units, batch_limit=self._batch_limit, pace_s=self._pace_s
+            )
             self._consumers.append(consumer)
             self._consuming.append(asyncio.create_task(consumer.run(self._bus), name=f"consumer {durable.stream}"))
         return self._consuming

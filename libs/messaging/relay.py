@@ -28,7 +28,7 @@ BATCH: Final = 256
 HELD_AT_MOST: Final = 8_192
 """Messages kept in memory. The rest stay in the outbox until the sweep comes for them."""
 
-MARK_EVERY_S: Final = 0.1
+MARK_EVERY_S: Final = 0.25
 """Nobody waits for a mark, so they are made together. What a crash leaves unmarked is published again, for nothing."""
 
 MARKED_AT_ONCE: Final = 2_048
@@ -58,14 +58,25 @@ class Stored:
 class Relay:
     """Publishes the outbox. Delivery is at least once: a row is marked only after the stream acknowledged it.
 
-    Nothing waits for a mark: what was stored within a tenth of a second is marked together, and while it is, the next
+    Nothing waits for a mark: what was stored within a quarter of a second is marked together, and while it is, the next
     batches are published.
+
+    With `pace_s` a batch is followed by the next one so many seconds later: for facts that nobody waits for.
 
     Messages of one process are published in the order of their commits while the bus is there; after an
     outage, oldest first. No order holds between processes, and nothing may rely on one.
     """
 
-    def __init__(self, database: Database, bus: Bus, service: str, telemetry: Telemetry | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        service: str,
+        telemetry: Telemetry | None = None,
+        *,
+        pace_s: float = 0.0,
+    ) -> None:
+        self._pace_s = pace_s
         self._telemetry = telemetry or Telemetry()
         self._database = database
         self._bus = bus
@@ -147,6 +158,8 @@ class Relay:
                     self._queue.popleft()
                 self._stored.append(stored)
                 self._marking.set()
+                if self._pace_s and len(self._queue) < BATCH:
+                    await self._rest(self._pace_s)
 
     async def _mark_forever(self) -> None:
         pause_s = 0.0
@@ -172,8 +185,12 @@ class Relay:
                 self._stored.popleft()
                 self._held.difference_update(message.id for message in stored.messages)
             if sum(len(stored.messages) for stored in self._stored) < MARKED_AT_ONCE:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurried.wait(), MARK_EVERY_S)
+                await self._rest(MARK_EVERY_S)
+
+    async def _rest(self, seconds: float) -> None:
+        """Let something gather, unless somebody is in a hurry."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurried.wait(), seconds)
 
     async def _store(self, batch: Sequence[Outgoing]) -> Stored:
         """Have the stream keep messages."""

@@ -21,7 +21,7 @@ from libs.errors import FieldError, Kind, Refusal, overloaded, unavailable
 from libs.messaging.tables import idempotency_keys
 from libs.messaging.unit import Unit, Units
 from libs.storage import is_lost_race, is_transient
-from libs.storage.sets import among, insert_all
+from libs.storage.sets import insert_all, rows_among
 from libs.tracing import Trace
 
 StoreT = TypeVar("StoreT")
@@ -233,10 +233,7 @@ class _Line(Generic[StoreT]):
         return Outcome(answer, replayed)
 
     async def _recorded(self, unit: Unit[StoreT], keys: Sequence[Key]) -> dict[bytes, tuple[bytes, Any]]:
-        if not keys:
-            return {}
-        wanted = among(unit.connection, idempotency_keys.c.id, [key.id for key in keys])
-        rows = await unit.connection.execute(select(idempotency_keys).where(wanted))
+        rows = await rows_among(unit.connection, idempotency_keys.c.id, [key.id for key in keys])
         return {row.id: (row.fingerprint, self._read(row.outcome)) for row in rows}
 
     def _record(self, key: Key, answer: Any, unit: Unit[StoreT]) -> dict[str, Any]:
