@@ -328,8 +328,8 @@ def stretched() -> Iterator[None]:
         waiting.INTERVAL_S, asking.EVERY_S, given.Relay = real
 
 
-def _relay(*given: Any) -> Relay:
-    relay = _Relay(*given)
+def _relay(*given: Any, **options: Any) -> Relay:
+    relay = _Relay(*given, **options)
     owner = OWNER.get()
     assert isinstance(owner, Process)
     relay.disk = owner.disk
