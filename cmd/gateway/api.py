@@ -1,10 +1,10 @@
 """What the gateway answers itself, and how it passes everything else on."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from uuid import uuid4
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -71,7 +71,7 @@ class Gateway:
                 self._verifier.caller_of(request.headers.get("Authorization"))
             headers = CIMultiDict({name: request.headers[name] for name in PASSED_IN if name in request.headers})
             if request.method == "POST":
-                headers.setdefault("Idempotency-Key", str(uuid4()))
+                headers.setdefault("Idempotency-Key", secrets.token_hex(16))
             body = await read_body(request) if request.body_exists else None
             path = request.rel_url.raw_path_qs.removeprefix(BASE)
             # HEAD is GET whose body stays here.

@@ -95,8 +95,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     """Turn whatever a handler raises into a problem. Nobody outside ever sees a stack trace."""
     trace = request[TRACE]
     try:
-        async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            return await handler(request)
+        return await handler(request)
     except Refusal as refusal:
         return problem_response(refusal, trace_id=trace.trace_id)
     except web.RequestPayloadError as error:
@@ -134,7 +133,8 @@ def _serve(
         edge = readiness.edge()
         if edge is None:
             raise unavailable("this service")
-        answer = await route.handler(call, edge)
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            answer = await route.handler(call, edge)
         headers = dict(answer.headers)
         if call.replayed:
             headers["Idempotent-Replayed"] = "true"
