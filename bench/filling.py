@@ -20,8 +20,11 @@ import asyncpg
 
 from bench.filling_sql import FACTS, KEYS, OF_EACH, ROWS, WORDS
 
-_SHARES: Final = {"orders": 0.5, "billing": 0.25, "notifications": 0.25}
+_FACTS_OF: Final = {"orders": 0.4, "billing": 0.2, "notifications": 0.2, "auth": 0.1, "profiles": 0.1}
 """Which part of all outbox rows is whose: an order is stated twice, paid for once, and has a letter."""
+
+_KEYS_OF: Final = {"orders": 0.8, "billing": 0.05, "notifications": 0.05, "auth": 0.05, "profiles": 0.05}
+"""Which part of all keys is whose."""
 
 _KEPT: Final = (timedelta(days=7, hours=18), timedelta(days=6))
 """How long ago the oldest outbox row was published, and the oldest key recorded, that are not to be pruned yet."""
@@ -40,7 +43,7 @@ class Amounts:
     """Rows of all services together."""
 
     keys: int = 0
-    """Idempotency keys of orders."""
+    """Idempotency keys of all services together."""
 
     dead_letters: int = 0
     """Of each service; somebody has attended to them."""
@@ -60,23 +63,22 @@ async def fill(urls: Mapping[str, str], amounts: Amounts) -> None:
 
 
 async def add_due(urls: Mapping[str, str], rows: int) -> None:
-    """Add so many outbox rows, of all services together, and so many keys of orders, that are to be pruned now."""
+    """Add so many outbox rows, of all services together, and so many keys, that are to be pruned now."""
     now = datetime.now(UTC)
 
     async def add(name: str) -> None:
         async with _connected(name, urls[name], Amounts(0, outbox=rows, keys=rows), now, _DUE) as connection:
-            for statement in (FACTS[name], KEYS.get(name)):
-                if statement:
-                    await connection.execute(statement)
+            await connection.execute(FACTS[name])
+            await connection.execute(KEYS)
 
-    await asyncio.gather(*(add(name) for name in FACTS))
+    await asyncio.gather(*(add(name) for name in urls))
 
 
 async def due(urls: Mapping[str, str]) -> int:
     """Count the outbox rows that are to be pruned now."""
     left = 0
-    for name in FACTS:
-        connection = await asyncpg.connect(urls[name])
+    for url in urls.values():
+        connection = await asyncpg.connect(url)
         try:
             query = "select count(*) from outbox where sequence < 0 and published_at < now() - interval '8 days'"
             left += await connection.fetchval(query)
@@ -89,9 +91,8 @@ async def _fill(name: str, url: str, amounts: Amounts, now: datetime) -> None:
     async with _connected(name, url, amounts, now, _KEPT) as connection:
         if not await connection.fetchval("select count(*) from streams where incarnation > 0"):
             raise NeverRan(f"{name} has never run")
-        for statement in (*OF_EACH, *ROWS[name], FACTS.get(name), KEYS.get(name)):
-            if statement:
-                await connection.execute(statement)
+        for statement in (*OF_EACH, *ROWS[name], FACTS[name], KEYS):
+            await connection.execute(statement)
         await connection.execute("vacuum analyze")
 
 
@@ -104,8 +105,8 @@ async def _connected(
     try:
         for statement in WORDS:
             await connection.execute(statement)
-        of_service = round(amounts.outbox * _SHARES.get(name, 0))
-        given = (amounts.accounts, amounts.orders, of_service, amounts.keys, amounts.dead_letters)
+        own = round(amounts.outbox * _FACTS_OF[name]), round(amounts.keys * _KEYS_OF[name])
+        given = (amounts.accounts, amounts.orders, *own, amounts.dead_letters)
         await connection.execute("insert into given values ($1, $2, $3, $4, $5, $6, $7, $8)", now, *given, *since)
         yield connection
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 WORDS: Final = (
-    # What is to be made. `outbox` counts the rows of this one service.
+    # What is to be made. `outbox` and `keys` count the rows of this one service.
     """
     create temp table given (
         now timestamptz, accounts bigint, orders bigint, outbox bigint, keys bigint, dead_letters bigint,
@@ -125,11 +125,12 @@ _ORDERS = """
         case fate when 'cancelled' then price end, at, pg_temp.trace(n), null, 0
     from placed"""
 
-_KEYS = """
+KEYS: Final = """
     insert into idempotency_keys (id, fingerprint, outcome, created_at)
     select sha256((now || '/' || n)::bytea), sha256(n::text::bytea),
         '{"order_id":"' || pg_temp.id7(at, 4, n) || '"}', at
     from given, generate_series(0, keys - 1) n, pg_temp.after(now - keys_since, '5 days', n, keys) at"""
+"""What fills the idempotency keys of any service."""
 
 _CONTACTS = """
     insert into contacts (user_id, login, email, first_name, version)
@@ -170,34 +171,46 @@ _ACTS = """
 # A stream numbers from 1; below it no number is ever another message's.
 _FACTS = """
     insert into outbox (id, subject, payload, headers, created_at, published_at, sequence)
-    select id, kind || '.' || order_id, payload, pg_temp.headers(id, kind, at, n), at, at, n - outbox
+    select id, kind || '.' || about, payload, pg_temp.headers(id, kind, at, n), at, at, n - outbox
     from given, stated, lateral ({}) fact"""
 
 _OF_ORDERS = """
     select case n % 2 when 0 then 'orders.order.placed' else 'orders.order.confirmed' end as kind,
-        '{"order_id":"' || order_id || '","user_id":"' || user_id || '","price":"1.00"}' as payload"""
+        '{"order_id":"' || order_id || '","user_id":"' || user_id || '","price":"1.00"}' as payload,
+        order_id as about"""
 
 _OF_BILLING = """
     select 'billing.payment.accepted' as kind,
-        '{"order_id":"' || order_id || '","user_id":"' || user_id || '","amount":"1.00"}' as payload"""
+        '{"order_id":"' || order_id || '","user_id":"' || user_id || '","amount":"1.00"}' as payload,
+        order_id as about"""
 
 _OF_NOTIFICATIONS = """
     select 'notifications.letter.stored' as kind,
         '{"letter_id":"' || pg_temp.id7(at, 9, n) || '","user_id":"' || user_id
-        || '","order_id":"' || order_id || '","kind":"joy","recipient":"account-' || n || '@example.org"}' as payload"""
+        || '","order_id":"' || order_id || '","kind":"joy","recipient":"account-' || n || '@example.org"}' as payload,
+        order_id as about"""
+
+_OF_AUTH = """
+    select 'auth.user.registered' as kind, '{"user_id":"' || user_id || '","login":"account-' || n
+        || '","email":"account-' || n || '@example.org"}' as payload,
+        user_id as about"""
+
+_OF_PROFILES = """
+    select 'profiles.profile.changed' as kind, '{"user_id":"' || user_id || '","login":"account-' || n
+        || '","email":"account-' || n || '@example.org","version":1}' as payload,
+        user_id as about"""
 
 # They were made before anything was published.
 _STREAM = "update streams set begun_at = least(begun_at, (select now - interval '61 days' from given))"
 
 FACTS: Final[Mapping[str, str]] = {
-    "orders": _FACTS.replace("{}", _OF_ORDERS),
+    "auth": _FACTS.replace("{}", _OF_AUTH),
+    "profiles": _FACTS.replace("{}", _OF_PROFILES),
     "billing": _FACTS.replace("{}", _OF_BILLING),
+    "orders": _FACTS.replace("{}", _OF_ORDERS),
     "notifications": _FACTS.replace("{}", _OF_NOTIFICATIONS),
 }
 """What fills the outbox, by service."""
-
-KEYS: Final[Mapping[str, str]] = {"orders": _KEYS}
-"""What fills the idempotency keys, by service."""
 
 ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "auth": (_USERS,),
