@@ -20,6 +20,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     column,
+    delete,
     func,
     insert,
     select,
@@ -81,6 +82,19 @@ async def update_all(connection: AsyncConnection, table: Table, rows: Sequence[M
         await connection.execute(_update_of_one(table, names, key), [_prefixed(row) for row in rows])
     else:
         await connection.execute(_update(table, names, key), _arrays(names, rows))
+
+
+async def delete_found(connection: AsyncConnection, table: Table, found: Select[Any], *, key: str) -> int:
+    """Delete the rows whose `key` a query finds, some hundreds at most; return how many were.
+
+    PostgreSQL is given them as an array: for keys in a subquery it may decide to read the whole table.
+    """
+    wanted, keys = table.c[key], found.scalar_subquery()
+    if connection.dialect.name == "sqlite":
+        statement = delete(table).where(wanted.in_(keys))
+    else:
+        statement = delete(table).where(wanted == any_(func.array(keys, type_=ARRAY(wanted.type))))
+    return (await connection.execute(statement)).rowcount
 
 
 @cache
