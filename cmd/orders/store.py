@@ -91,10 +91,12 @@ class SqlOrders:
 
     async def page(self, owner: UUID, *, before: UUID | None, limit: int) -> Sequence[Order]:
         """See `Orders`."""
-        query = select(orders).where(orders.c.user_id == owner)
+        # One owner, written as several, and the first thing to sort by: sorted by id alone, they are read from
+        # everybody's newest on, if PostgreSQL expects to meet the owner's soon.
+        query = select(orders).where(among(self._connection, orders.c.user_id, [owner]))
         if before is not None:
             query = query.where(orders.c.id < before)
-        query = query.order_by(orders.c.id.desc()).limit(limit)
+        query = query.order_by(orders.c.user_id.desc(), orders.c.id.desc()).limit(limit)
         return [_order(row) for row in await self._connection.execute(query)]
 
 
