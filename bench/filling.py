@@ -107,7 +107,10 @@ async def _connected(
             await connection.execute(statement)
         own = round(amounts.outbox * _FACTS_OF[name]), round(amounts.keys * _KEYS_OF[name])
         given = (amounts.accounts, amounts.orders, *own, amounts.dead_letters)
-        await connection.execute("insert into given values ($1, $2, $3, $4, $5, $6, $7, $8)", now, *given, *since)
+        moments = (round(now.timestamp() * 1000), *(one // timedelta(milliseconds=1) for one in since))
+        await connection.execute(
+            "insert into given values ($1, $2, $3, $4, $5, $6, $7, $8)", moments[0], *given, *moments[1:]
+        )
         yield connection
     finally:
         await connection.close()

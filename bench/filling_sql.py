@@ -8,63 +8,75 @@ from collections.abc import Mapping
 from typing import Final
 
 WORDS: Final = (
-    # What is to be made. `outbox` and `keys` count the rows of this one service.
+    # What is to be made, in milliseconds since 1970 and rows. `outbox` and `keys` count those of this one service.
     """
     create temp table given (
-        now timestamptz, accounts bigint, orders bigint, outbox bigint, keys bigint, dead_letters bigint,
-        facts_since interval, keys_since interval
+        now bigint, accounts bigint, orders bigint, outbox bigint, keys bigint, dead_letters bigint,
+        facts_since bigint, keys_since bigint
     )""",
-    # A UUIDv7 of that moment: what kind of thing it names stands where others count within the millisecond.
+    # A UUIDv7 of that moment: four digits say what kind of thing it names, and `n` stands for chance.
     """
-    create function pg_temp.id7(at timestamptz, kind int, n bigint) returns uuid language sql immutable as $$
-        select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || to_hex(28672 + kind)
-            || '8000' || lpad(to_hex(n), 12, '0'))::uuid
+    create function pg_temp.id7(ms bigint, kind text, n bigint) returns uuid language sql immutable as $$
+        select ('0' || to_hex(ms) || kind || to_hex(n + '-9223372036854775808'::bigint))::uuid
     $$""",
-    # That many parts of a whole after a moment.
     """
-    create function pg_temp.after(at timestamptz, whole interval, n bigint, parts bigint)
-    returns timestamptz language sql immutable as $$
-        select at + whole * (n::float8 / greatest(parts, 1))
+    create function pg_temp.moment(ms bigint) returns timestamptz language sql immutable as $$
+        select to_timestamp(ms::float8 / 1000)
+    $$""",
+    """
+    create function pg_temp.days(number bigint) returns bigint language sql immutable as $$
+        select number * 86400000
     $$""",
     """
     create function pg_temp.trace(n bigint) returns text language sql immutable as $$
-        select '00-' || md5(n::text) || '-' || left(md5((-n)::text), 16) || '-00'
+        select '00-' || md5(n::text) || '-' || to_hex(n + '-9223372036854775808'::bigint) || '-00'
     $$""",
+    # Here and below `offset 0` has everything computed once, however often it is named.
     """
     create temp view account as
-    select n, at,
-        pg_temp.id7(at, 1, n) as user_id, pg_temp.id7(at, 2, n) as account_id, pg_temp.id7(at, 3, n) as deposit,
-        'account-' || n as login, 'account-' || n || '@example.org' as email,
+    select *, 'account-' || n as login, 'account-' || n || '@example.org' as email,
         case n % 10 when 0 then 'rejected' when 1 then 'cancelled' else 'confirmed' end as fate,
         case n % 10 when 0 then 50 else 100000000 end as paid_in,
         case n % 10 when 0 then 0 else orders / accounts + (n < orders % accounts)::int end as paid_for
-    from given, generate_series(0, accounts - 1) n,
-        pg_temp.after(now - interval '60 days', '30 days', n, accounts) at""",
+    from (
+        select n, ms, orders, accounts, pg_temp.moment(ms) as at, pg_temp.id7(ms, '7001', n) as user_id,
+            pg_temp.id7(ms, '7002', n) as account_id, pg_temp.id7(ms, '7003', n) as deposit
+        from (
+            select n, orders, accounts, now - pg_temp.days(60) + pg_temp.days(30) * n / accounts as ms
+            from given, generate_series(0, accounts - 1) n offset 0
+        ) numbered offset 0
+    ) made""",
     # Order n is the `nth` one, from 0, of account n modulo all accounts.
     """
     create temp view placed as
-    select o.n, o.at, pg_temp.id7(o.at, 4, o.n) as order_id, pg_temp.id7(o.at, 5, o.n) as refund,
-        o.nth, 100 as price, pg_temp.id7(a.at, 1, o.whose) as user_id, pg_temp.id7(a.at, 2, o.whose) as account_id,
-        case o.whose % 10 when 0 then 'rejected' when 1 then 'cancelled' else 'confirmed' end as fate,
-        'account-' || o.whose as login
-    from given,
-        lateral (
-            select n, n % accounts as whose, n / accounts as nth, at
-            from generate_series(0, orders - 1) n, pg_temp.after(now - interval '30 days', '29 days', n, orders) at
-        ) o,
-        pg_temp.after(now - interval '60 days', '30 days', o.whose, accounts) a (at)""",
+    select *, 100 as price, 'account-' || whose as login,
+        case whose % 10 when 0 then 'rejected' when 1 then 'cancelled' else 'confirmed' end as fate
+    from (
+        select n, ms, whose, nth, pg_temp.moment(ms) as at,
+            pg_temp.id7(ms, '7004', n) as order_id, pg_temp.id7(ms, '7005', n) as refund,
+            pg_temp.id7(registered, '7001', whose) as user_id, pg_temp.id7(registered, '7002', whose) as account_id
+        from (
+            select n, n % accounts as whose, n / accounts as nth,
+                now - pg_temp.days(30) + pg_temp.days(29) * n / orders as ms,
+                now - pg_temp.days(60) + pg_temp.days(30) * (n % accounts) / accounts as registered
+            from given, generate_series(0, orders - 1) n offset 0
+        ) numbered offset 0
+    ) made""",
     """
     create temp view stated as
-    select n, at, pg_temp.id7(at, 6, n) as id, pg_temp.id7(at, 7, n / 2) as order_id, pg_temp.id7(at, 1, n) as user_id
-    from given, generate_series(0, outbox - 1) n, pg_temp.after(now - facts_since, '12 hours', n, outbox) at""",
+    select n, ms, outbox, pg_temp.moment(ms) as at, pg_temp.id7(ms, '7006', n) as id,
+        pg_temp.id7(ms, '7007', n / 2) as order_id, pg_temp.id7(ms, '7001', n) as user_id
+    from (
+        select n, outbox, now - facts_since + pg_temp.days(1) / 2 * n / outbox as ms
+        from given, generate_series(0, outbox - 1) n offset 0
+    ) numbered offset 0""",
     """
     create function pg_temp.headers(id uuid, kind text, at timestamptz, n bigint)
     returns text language sql immutable as $$
-        select '{"ce-specversion":"1.0","ce-id":"' || id || '","ce-type":"' || kind || '","ce-source":"/'
-            || split_part(kind, '.', 1) || '","ce-time":"'
-            || to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-            || '","content-type":"application/json","Nats-Msg-Id":"' || id || '","traceparent":"'
-            || pg_temp.trace(n) || '"}'
+        select format('{"ce-specversion":"1.0","ce-id":"%1$s","ce-type":"%2$s","ce-source":"/%3$s","ce-time":"%4$s",'
+            '"content-type":"application/json","Nats-Msg-Id":"%1$s","traceparent":"%5$s"}',
+            id, kind, split_part(kind, '.', 1), to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            pg_temp.trace(n))
     $$""",
 )
 """What the other statements are made of; gone with the connection. `given` is to get one row."""
@@ -128,8 +140,11 @@ _ORDERS = """
 KEYS: Final = """
     insert into idempotency_keys (id, fingerprint, outcome, created_at)
     select sha256((now || '/' || n)::bytea), sha256(n::text::bytea),
-        '{"order_id":"' || pg_temp.id7(at, 4, n) || '"}', at
-    from given, generate_series(0, keys - 1) n, pg_temp.after(now - keys_since, '5 days', n, keys) at"""
+        '{"order_id":"' || pg_temp.id7(ms, '7004', n) || '"}', pg_temp.moment(ms)
+    from (
+        select n, now, now - keys_since + pg_temp.days(5) * n / keys as ms
+        from given, generate_series(0, keys - 1) n offset 0
+    ) numbered"""
 """What fills the idempotency keys of any service."""
 
 _CONTACTS = """
@@ -138,20 +153,20 @@ _CONTACTS = """
 
 _LETTERS_OF_DEPOSITS = """
     insert into letters (id, user_id, kind, cause, order_id, recipient, subject, body, created_at)
-    select pg_temp.id7(at, 8, n), user_id, 'deposit', 'transfer:' || deposit, null, email, 'Your deposit has arrived',
-        'Dear ' || login || E',\\n\\nYour deposit is on your account.\\n\\nOrderly', at
+    select pg_temp.id7(ms, '7008', n), user_id, 'deposit', 'transfer:' || deposit, null, email,
+        'Your deposit has arrived', 'Dear ' || login || E',\\n\\nYour deposit is on your account.\\n\\nOrderly', at
     from account"""
 
 _LETTERS_OF_OUTCOMES = """
     insert into letters (id, user_id, kind, cause, order_id, recipient, subject, body, created_at)
-    select pg_temp.id7(at, 9, n), user_id, kind, 'order:' || order_id || ':' || kind, order_id,
+    select pg_temp.id7(ms, '7009', n), user_id, kind, 'order:' || order_id || ':' || kind, order_id,
         login || '@example.org', 'Your order',
         'Dear ' || login || E',\\n\\nWe write to you about your order of a lamp for 1.00.\\n\\nOrderly', at
     from placed, lateral (select case fate when 'rejected' then 'sorrow' else 'joy' end as kind) letter"""
 
 _LETTERS_OF_CANCELLATIONS = """
     insert into letters (id, user_id, kind, cause, order_id, recipient, subject, body, created_at)
-    select pg_temp.id7(at, 10, n), user_id, 'cancelled', 'order:' || order_id || ':cancelled', order_id,
+    select pg_temp.id7(ms, '700a', n), user_id, 'cancelled', 'order:' || order_id || ':cancelled', order_id,
         login || '@example.org', 'Your order is cancelled',
         'Dear ' || login || E',\\n\\nAs you wished, your order of a lamp for 1.00 is cancelled.\\n\\nOrderly', at
     from placed where fate = 'cancelled'"""
@@ -159,10 +174,12 @@ _LETTERS_OF_CANCELLATIONS = """
 _DEAD_LETTERS = """
     insert into dead_letters
         (id, event_id, subject, payload, headers, error, attempts, trace_id, created_at, attended_at)
-    select md5(n::text), pg_temp.id7(at, 11, n), 'billing.payment.accepted.' || pg_temp.id7(at, 4, n), '{}', '{}',
-        'Refusal: not a billing.payment.accepted', 1, md5(n::text), at, at + interval '1 hour'
-    from given, generate_series(0, dead_letters - 1) n,
-        pg_temp.after(now - interval '20 days', '10 days', n, dead_letters) at"""
+    select md5(n::text), pg_temp.id7(ms, '700b', n), 'billing.payment.accepted.' || pg_temp.id7(ms, '7004', n), '{}',
+        '{}', 'Refusal: not a billing.payment.accepted', 1, md5(n::text), pg_temp.moment(ms), pg_temp.moment(ms)
+    from (
+        select n, now - pg_temp.days(20) + pg_temp.days(10) * n / dead_letters as ms
+        from given, generate_series(0, dead_letters - 1) n offset 0
+    ) numbered"""
 
 _ACTS = """
     insert into dead_letter_acts (id, dead_letter, at, by, what, note)
@@ -172,7 +189,7 @@ _ACTS = """
 _FACTS = """
     insert into outbox (id, subject, payload, headers, created_at, published_at, sequence)
     select id, kind || '.' || about, payload, pg_temp.headers(id, kind, at, n), at, at, n - outbox
-    from given, stated, lateral ({}) fact"""
+    from stated, lateral ({}) fact"""
 
 _OF_ORDERS = """
     select case n % 2 when 0 then 'orders.order.placed' else 'orders.order.confirmed' end as kind,
@@ -186,7 +203,7 @@ _OF_BILLING = """
 
 _OF_NOTIFICATIONS = """
     select 'notifications.letter.stored' as kind,
-        '{"letter_id":"' || pg_temp.id7(at, 9, n) || '","user_id":"' || user_id
+        '{"letter_id":"' || pg_temp.id7(ms, '7009', n) || '","user_id":"' || user_id
         || '","order_id":"' || order_id || '","kind":"joy","recipient":"account-' || n || '@example.org"}' as payload,
         order_id as about"""
 
@@ -201,7 +218,7 @@ _OF_PROFILES = """
         user_id as about"""
 
 # They were made before anything was published.
-_STREAM = "update streams set begun_at = least(begun_at, (select now - interval '61 days' from given))"
+_STREAM = "update streams set begun_at = least(begun_at, (select pg_temp.moment(now - pg_temp.days(61)) from given))"
 
 FACTS: Final[Mapping[str, str]] = {
     "auth": _FACTS.replace("{}", _OF_AUTH),
