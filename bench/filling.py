@@ -56,7 +56,8 @@ class NeverRan(RuntimeError):
 async def fill(urls: Mapping[str, str], amounts: Amounts) -> None:
     """Fill the PostgreSQL databases at `urls`, by service, and analyse them. Raises `NeverRan`.
 
-    The system must have run before, and may run meanwhile. A system is filled once.
+    The system must have run before, and may run meanwhile. A system is filled once. Of a service that is not known
+    here only the dead letters are.
     """
     now = datetime.now(UTC)
     await asyncio.gather(*(_fill(name, url, amounts, now) for name, url in urls.items()))
@@ -68,8 +69,8 @@ async def add_due(urls: Mapping[str, str], rows: int) -> None:
 
     async def add(name: str) -> None:
         async with _connected(name, urls[name], Amounts(0, outbox=rows, keys=rows), now, _DUE) as connection:
-            await connection.execute(FACTS[name])
-            await connection.execute(KEYS)
+            for statement in (*FACTS.get(name, ()), KEYS):
+                await connection.execute(statement)
 
     await asyncio.gather(*(add(name) for name in urls))
 
@@ -91,7 +92,7 @@ async def _fill(name: str, url: str, amounts: Amounts, now: datetime) -> None:
     async with _connected(name, url, amounts, now, _KEPT) as connection:
         if not await connection.fetchval("select count(*) from streams where incarnation > 0"):
             raise NeverRan(f"{name} has never run")
-        for statement in (*OF_EACH, *ROWS[name], FACTS[name], KEYS):
+        for statement in (*OF_EACH, *ROWS.get(name, ()), *FACTS.get(name, ()), KEYS):
             await connection.execute(statement)
         await connection.execute("vacuum analyze")
 
@@ -105,7 +106,7 @@ async def _connected(
     try:
         for statement in WORDS:
             await connection.execute(statement)
-        own = round(amounts.outbox * _FACTS_OF[name]), round(amounts.keys * _KEYS_OF[name])
+        own = round(amounts.outbox * _FACTS_OF.get(name, 0)), round(amounts.keys * _KEYS_OF.get(name, 0))
         given = (amounts.accounts, amounts.orders, *own, amounts.dead_letters)
         moments = (round(now.timestamp() * 1000), *(one // timedelta(milliseconds=1) for one in since))
         await connection.execute(

@@ -220,12 +220,12 @@ _OF_PROFILES = """
 # They were made before anything was published.
 _STREAM = "update streams set begun_at = least(begun_at, (select pg_temp.moment(now - pg_temp.days(61)) from given))"
 
-FACTS: Final[Mapping[str, str]] = {
-    "auth": _FACTS.replace("{}", _OF_AUTH),
-    "profiles": _FACTS.replace("{}", _OF_PROFILES),
-    "billing": _FACTS.replace("{}", _OF_BILLING),
-    "orders": _FACTS.replace("{}", _OF_ORDERS),
-    "notifications": _FACTS.replace("{}", _OF_NOTIFICATIONS),
+FACTS: Final[Mapping[str, tuple[str]]] = {
+    "auth": (_FACTS.replace("{}", _OF_AUTH),),
+    "profiles": (_FACTS.replace("{}", _OF_PROFILES),),
+    "billing": (_FACTS.replace("{}", _OF_BILLING),),
+    "orders": (_FACTS.replace("{}", _OF_ORDERS),),
+    "notifications": (_FACTS.replace("{}", _OF_NOTIFICATIONS),),
 }
 """What fills the outbox, by service."""
 
