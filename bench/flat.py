@@ -18,7 +18,7 @@ from bench.filling import Amounts
 from bench.folders import fresh_folder
 from bench.report import Result, as_json, dump, show
 from bench.rounds import FOREIGN_AT_MOST, TRIES, Disturbed, Round
-from bench.situations import Effort, Situation, books_of, play, prepare
+from bench.situations import Effort, PrunedTooSoon, Situation, books_of, play, prepare
 from libs.files import write_whole
 
 EMPTY: Final = "empty"
@@ -70,11 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(given: argparse.Namespace, out: Console) -> int:
     """Play all rounds, print and write what came of them.
 
-    Exit code 1: the books are wrong, or a share is beyond its limit; 2: the machine was never quiet.
+    Exit code 1: the books are wrong, or a share is beyond its limit; 2: the machine was never quiet, or too little was
+    to be pruned.
     """
     try:
         results = await _results(given, out)
-    except Disturbed as error:
+    except (Disturbed, PrunedTooSoon) as error:
         out.print(f"{error}", highlight=False)
         return 2
     shares = shares_of(results)
@@ -83,7 +84,8 @@ async def run(given: argparse.Namespace, out: Console) -> int:
         out.print(f"{share}", highlight=False)
     path = given.out / "flat.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, dump(document(results, shares, vars(given) | {"out": None})).encode())
+    settings = {name: value for name, value in vars(given).items() if isinstance(value, int | float | list)}
+    write_whole(path, dump(document(results, shares, settings)).encode())
     out.print(f"written: {path}", highlight=False)
     return int(any(result.wrong for result in results) or not all(share.reached for share in shares))
 
