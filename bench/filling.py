@@ -1,6 +1,6 @@
 """Fills the databases of a system with a busy past: accounts, orders, letters, ledger, keys, a full outbox.
 
-The rows are made where they are kept, so a million orders take a minute. They are what the services would have
+The rows are made where they are kept, from numbers, so millions are not much. They are what the services would have
 written: an audit finds nothing wrong with them. Accounts were registered from 60 to 30 days ago, orders placed from 30
 days to a day ago. One account in ten has too little money, so that its orders were rejected; another one cancelled its
 orders, and got its money back; the orders of the others were confirmed.

@@ -164,7 +164,7 @@ def _for_services(statement_timeout_s: float | None) -> dict[str, str]:
     """What the server is to end by itself, in milliseconds; and how it is to find rows.
 
     A plan is kept for as long as its connection. Made while a table was small, it may read all of it, and go on doing
-    so until PostgreSQL has counted again, a minute and 100,000 rows later. Every statement of a service has an index.
+    so until PostgreSQL has counted again, however many there are by then. Every statement of a service has an index.
     """
     if statement_timeout_s is None:
         return {}  # whoever may take as long as they need, may read everything
