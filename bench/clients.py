@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -151,7 +152,7 @@ async def place_orders(
     try:
         await asyncio.gather(
             *(
-                _shop(connection, accounts[index % len(accounts)], load, price)
+                _shop(connection, accounts[index % len(accounts) :: clients], load, price)
                 for index, connection in enumerate(connections)
             )
         )
@@ -161,9 +162,11 @@ async def place_orders(
     return load
 
 
-async def _shop(connection: Connection, account: Account, load: Load, price: str) -> None:
-    headers = bearer(account)
-    while time.perf_counter() < load.until:
+async def _shop(connection: Connection, accounts: Sequence[Account], load: Load, price: str) -> None:
+    for account in cycle(accounts):
+        if time.perf_counter() >= load.until:
+            return
+        headers = bearer(account)
         started = time.perf_counter()
         status, order = await connection.ask("POST", "/client/orders", {"price": price}, **headers)
         while status == 202 or (status == 200 and order["status"] == "pending"):  # noqa: PLR2004 - HTTP's numbers

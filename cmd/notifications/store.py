@@ -103,12 +103,14 @@ class SqlLetters:
 
     async def page(self, owner: UUID, *, order_id: UUID | None, before: UUID | None, limit: int) -> Sequence[Letter]:
         """See `Letters`."""
-        query = select(letters).where(letters.c.user_id == owner)
+        # One owner, written as several, and the first thing to sort by: sorted by id alone, they are read from
+        # everybody's newest on, if PostgreSQL expects to meet the owner's soon.
+        query = select(letters).where(among(self._connection, letters.c.user_id, [owner]))
         if order_id is not None:
             query = query.where(letters.c.order_id == order_id)
         if before is not None:
             query = query.where(letters.c.id < before)
-        query = query.order_by(letters.c.id.desc()).limit(limit)
+        query = query.order_by(letters.c.user_id.desc(), letters.c.id.desc()).limit(limit)
         return [_letter(row) for row in await self._connection.execute(query)]
 
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.contracts.dead_letters import DeadLetter as Announcement
@@ -19,7 +19,7 @@ from libs.ids import uuid7
 from libs.messaging.bus import Delivery, matches
 from libs.messaging.envelope import Outgoing, headers_of
 from libs.messaging.tables import dead_letter_acts, dead_letters
-from libs.storage.sets import insert_new
+from libs.storage.sets import delete_found, insert_new
 from libs.tracing import Trace
 
 LONGEST_ID: Final = 200
@@ -200,8 +200,7 @@ async def prune(connection: AsyncConnection, *, now: datetime, limit: int) -> in
         .order_by(dead_letters.c.attended_at)
         .limit(limit)
     )
-    result = await connection.execute(delete(dead_letters).where(dead_letters.c.id.in_(old.scalar_subquery())))
-    return result.rowcount
+    return await delete_found(connection, dead_letters, old, key="id")
 
 
 async def _listed(connection: AsyncConnection, *conditions: ColumnElement[bool]) -> list[DeadLetter]:

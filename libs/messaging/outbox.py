@@ -6,15 +6,17 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.messaging.envelope import Outgoing
-from libs.messaging.tables import outbox
-from libs.storage.sets import insert_all, update_all
+from libs.messaging.tables import outbox, streams
+from libs.storage.sets import delete_found, insert_all, update_all
 
 RETENTION: Final = timedelta(days=8)
 """Published rows are kept longer than any stream (7 days), so a stream can be made anew from them."""
+
+CLEARED_AT_ONCE: Final = 1_000
 
 
 async def write(connection: AsyncConnection, messages: Sequence[Outgoing]) -> None:
@@ -48,23 +50,36 @@ async def mark_published(connection: AsyncConnection, sequences: Sequence[tuple[
 
 
 async def clear_marks(connection: AsyncConnection) -> int:
-    """Forget, in the caller's transaction, that any row was published; return how many were."""
+    """Forget, in the caller's transaction, that any row was published; return how many were.
+
+    A step at a time: one statement about millions of rows would be cut off by its time limit, at every attempt.
+    """
     marked = outbox.c.published_at.is_not(None)
-    result = await connection.execute(update(outbox).where(marked).values(published_at=None, sequence=None))
-    return result.rowcount
+    cleared, after = 0, UUID(int=0)
+    while True:
+        rest = (outbox.c.id > after, marked)
+        query = select(outbox.c.id).where(*rest).order_by(outbox.c.id).limit(CLEARED_AT_ONCE)
+        ids = (await connection.execute(query)).scalars().all()
+        if not ids:
+            return cleared
+        step = update(outbox).where(*rest, outbox.c.id <= ids[-1]).values(published_at=None, sequence=None)
+        cleared += (await connection.execute(step)).rowcount
+        after = ids[-1]
 
 
 async def prune(connection: AsyncConnection, *, now: datetime, limit: int) -> int:
     """Delete up to `limit` rows published more than `RETENTION` ago; return how many were."""
     cutoff = now - RETENTION
+    # Everything was published since the stream was begun. Without this condition, what was published again would be
+    # read through at every attempt until its time comes, and that is the whole outbox.
+    younger = exists().where(streams.c.begun_at >= cutoff)
     old = (
         select(outbox.c.id)
-        .where(outbox.c.id < _first_id(cutoff), outbox.c.published_at < cutoff)
+        .where(outbox.c.id < _first_id(cutoff), outbox.c.published_at < cutoff, ~younger)
         .order_by(outbox.c.id)
         .limit(limit)
     )
-    result = await connection.execute(delete(outbox).where(outbox.c.id.in_(old.scalar_subquery())))
-    return result.rowcount
+    return await delete_found(connection, outbox, old, key="id")
 
 
 def _first_id(moment: datetime) -> UUID:

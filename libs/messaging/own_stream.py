@@ -201,4 +201,8 @@ class OwnStream:
             )
             if not begun.rowcount:
                 raise BusUnavailable(f"{self._name} is being made by another replica")
-            return await outbox.clear_marks(connection)
+            cleared = await outbox.clear_marks(connection)
+            # Others' patience begins now: to clear millions takes longer than that.
+            mine = update(streams).where(streams.c.name == self._name)
+            await connection.execute(mine.values(begun_at=datetime.now(UTC)))
+            return cleared

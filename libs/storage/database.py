@@ -84,7 +84,7 @@ class Database:
                 connect_args={
                     "timeout": 5,
                     "command_timeout": statement_timeout_s,
-                    "server_settings": {"application_name": name, **_limits(statement_timeout_s)},
+                    "server_settings": {"application_name": name, **_for_services(statement_timeout_s)},
                 },
             )
             _distrust_what_fails(engine.sync_engine)
@@ -179,12 +179,17 @@ def _let_us_begin(engine: Engine, begin: str) -> None:
         connection.exec_driver_sql(begin)
 
 
-def _limits(statement_timeout_s: float | None) -> dict[str, str]:
-    """What the server is to end by itself, in milliseconds."""
+def _for_services(statement_timeout_s: float | None) -> dict[str, str]:
+    """What the server is to end by itself, in milliseconds; and how it is to find rows.
+
+    A plan is kept for as long as its connection. Made while a table was small, it may read all of it, and go on doing
+    so until PostgreSQL has counted again, however many there are by then. Every statement of a service has an index.
+    """
     if statement_timeout_s is None:
-        return {}
+        return {}  # whoever may take as long as they need, may read everything
     limit = str(int((statement_timeout_s + ABANDONED_AFTER_S) * 1000))
-    return {"statement_timeout": limit, "idle_in_transaction_session_timeout": limit}
+    limits = {"statement_timeout": limit, "idle_in_transaction_session_timeout": limit}
+    return {**limits, "enable_seqscan": "off"}
 
 
 def _distrust_what_fails(engine: Engine) -> None:

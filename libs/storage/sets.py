@@ -24,6 +24,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     column,
+    delete,
     func,
     insert,
     select,
@@ -123,6 +124,19 @@ async def _write(connection: AsyncConnection, table: Table, statement: Executabl
 @cache
 def _insertion_of_one(table: Table) -> Executable:
     return insert(table)
+
+
+async def delete_found(connection: AsyncConnection, table: Table, found: Select[Any], *, key: str) -> int:
+    """Delete the rows whose `key` a query finds, some hundreds at most; return how many were.
+
+    PostgreSQL is given them as an array: for keys in a subquery it may decide to read the whole table.
+    """
+    wanted, keys = table.c[key], found.scalar_subquery()
+    if connection.dialect.name == "sqlite":
+        statement = delete(table).where(wanted.in_(keys))
+    else:
+        statement = delete(table).where(wanted == any_(func.array(keys, type_=ARRAY(wanted.type))))
+    return (await connection.execute(statement)).rowcount
 
 
 @cache

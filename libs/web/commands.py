@@ -14,14 +14,14 @@ from typing import Any, Final, Generic, TypeVar
 
 import structlog
 from pydantic import TypeAdapter
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.errors import FieldError, Kind, Refusal, overloaded, unavailable
 from libs.messaging.tables import idempotency_keys
 from libs.messaging.unit import Unit, Units
 from libs.storage import is_lost_race, is_transient
-from libs.storage.sets import insert_all, rows_among
+from libs.storage.sets import delete_found, insert_all, rows_among
 from libs.tracing import Trace
 
 StoreT = TypeVar("StoreT")
@@ -258,8 +258,7 @@ async def prune(connection: AsyncConnection, *, now: datetime, limit: int) -> in
         .order_by(idempotency_keys.c.created_at)
         .limit(limit)
     )
-    result = await connection.execute(delete(idempotency_keys).where(idempotency_keys.c.id.in_(old.scalar_subquery())))
-    return result.rowcount
+    return await delete_found(connection, idempotency_keys, old, key="id")
 
 
 def _is_first(command: Command[Any], recorded: Mapping[bytes, Any], first: dict[bytes, Command[Any]]) -> bool:

@@ -76,17 +76,20 @@ class Client:
 
 
 @asynccontextmanager
-async def five_services(folder: Path) -> AsyncIterator[Client]:
-    """Every service, ready."""
-    broker, ports = MemoryBroker(), {}
+async def five_services(
+    folder: Path, *, urls: Mapping[str, str] | None = None, broker: MemoryBroker | None = None
+) -> AsyncIterator[Client]:
+    """Every service, ready; on SQLite, unless `urls` say where the databases are, by service."""
+    at, ports = broker or MemoryBroker(), {}
 
     async def connect() -> MemoryBus:
-        return MemoryBus(broker)
+        return MemoryBus(at)
 
     async with AsyncExitStack() as stack:
         all_of_them = []
         for one in SERVICES:
-            settings = one.settings(**environment_of(folder, one.name))
+            elsewhere = {"database_url": urls[one.name]} if urls else {}
+            settings = one.settings(**environment_of(folder, one.name) | elsewhere)
             await migrated(one, settings)
             ports[one.name] = settings.port
             running = Running(one, settings)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +17,7 @@ from libs.messaging import outbox, unit
 from libs.messaging.envelope import Origin, Outgoing, seal
 from libs.messaging.memory import MemoryBus
 from libs.messaging.tables import outbox as table
+from libs.messaging.tables import streams
 from libs.messaging.tests.stage import (
     Stage,
     effects_in,
@@ -251,6 +252,18 @@ async def test_all_marks_are_cleared_and_counted(database: Database) -> None:
     assert [(row.published_at, row.sequence) for row in await rows(database)] == [(None, None)] * 3
 
 
+async def test_marks_are_cleared_a_step_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "CLEARED_AT_ONCE", 2)
+    some = messages("orders", 8)
+    await written(database, *some)
+    marks = [(row.id, number) for number, row in enumerate(some, 1) if number not in (2, 3, 4)]
+    async with database.writing() as connection:
+        await outbox.mark_published(connection, marks, now=datetime.now(UTC))
+        assert await outbox.clear_marks(connection) == 5
+
+    assert [(row.published_at, row.sequence) for row in await rows(database)] == [(None, None)] * 8
+
+
 async def test_nothing_to_write_writes_nothing(database: Database) -> None:
     await written(database)
 
@@ -286,6 +299,22 @@ async def test_only_rows_published_more_than_eight_days_ago_are_pruned(database:
     assert pruned == 1
     kept = {row.id for row in await rows(database)}
     assert kept == {old_but_published_late.id, never_published.id, young.id}
+
+
+async def test_nothing_is_pruned_that_a_stream_made_anew_was_given_since(database: Database) -> None:
+    now, day = datetime.now(UTC), timedelta(days=1)
+    old = written_ago(20 * day)
+    await written(database, old)
+    await published_ago(database, old, 9 * day)
+    pruned = []
+    for begun_ago in (8 * day - timedelta(minutes=1), 8 * day + timedelta(minutes=1)):
+        row = {"name": "ORDERS", "incarnation": 2, "begun_at": now - begun_ago, "sequence": 0}
+        async with database.writing() as connection:
+            await connection.execute(delete(streams))
+            await connection.execute(insert(streams), [row])
+            pruned.append(await outbox.prune(connection, now=now, limit=10))
+
+    assert pruned == [0, 1]
 
 
 async def test_pruning_takes_the_oldest_first_and_no_more_than_asked(database: Database) -> None:

@@ -11,8 +11,8 @@ from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, String, Table,
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from libs.storage import Database, Timestamp
-from libs.storage.sets import among, insert_all, insert_new, update_all
-from libs.tests.units import shared_database
+from libs.storage.sets import among, delete_found, insert_all, insert_new, update_all
+from libs.tests.units import on_postgres, shared_database
 
 database_url = shared_database()
 METADATA = MetaData()
@@ -114,6 +114,36 @@ async def test_rows_are_found_by_any_of_their_values(database: Database) -> None
             assert sorted((await connection.execute(query)).scalars()) == wanted
         hashes = select(things.c.amount).where(among(connection, things.c.hash, [bytes([3])]))
         assert list((await connection.execute(hashes)).scalars()) == [3]
+
+
+async def test_what_a_query_finds_is_deleted_and_counted(database: Database) -> None:
+    async with database.writing() as connection:
+        await insert_all(connection, things, [thing(number) for number in range(5)])
+        two = select(things.c.id).where(things.c.amount > 0).order_by(things.c.amount).limit(2)
+        assert await delete_found(connection, things, two, key="id") == 2
+        nothing = select(things.c.id).where(things.c.amount > 9)
+        assert await delete_found(connection, things, nothing, key="id") == 0
+    assert [row["amount"] for row in await all_things(database)] == [0, 3, 4]
+
+
+@on_postgres
+async def test_not_even_a_small_table_is_read_as_a_whole(database: Database) -> None:
+    """Since the plan is kept, and the table may grow."""
+    async with database.writing() as connection:
+
+        async def scans() -> int:
+            query = "select pg_stat_get_xact_numscans('things'::regclass)"
+            return int((await connection.exec_driver_sql(query)).scalar_one())
+
+        await insert_all(connection, things, [thing(number) for number in range(9)])
+        await connection.exec_driver_sql("analyze things")
+        before = await scans()
+        for _ in range(7):  # after five PostgreSQL decides whether to keep a plan
+            await update_all(connection, things, [{"id": UUID(int=1), "amount": 7}], key="id")
+            await connection.execute(select(things).where(among(connection, things.c.id, [UUID(int=2)])))
+            found = select(things.c.id).where(things.c.id == UUID(int=3))
+            await delete_found(connection, things, found, key="id")
+        assert await scans() == before
 
 
 async def test_what_is_too_long_is_refused_and_not_cut_off(database: Database) -> None:
