@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from bench.clients import Connection, Load
-from bench.processes import family, machine_cpu_s, usage
-from bench.report import Figure, Result, as_json, ratios, show
+from bench.clients import Load
+from bench.connection import Connection
+from bench.figures import Figure
+from bench.processes import cpu_s, family, machine_cpu_s, memory, snapshot
+from bench.report import Result, found, ratios, show
 from bench.rounds import Round
 
 ROUND = Round(
@@ -20,9 +22,13 @@ ROUND = Round(
     lasted_s=2.0,
     seconds=[0.010] * 98 + [0.050, 0.100],
     outcomes={"confirmed": 100},
+    failures={},
+    pending=0,
     cpu_us={"orders": 100.0, "nats": 50.0},
     memory={"orders": 80_000_000, "nats": 20_000_000},
     flushes=0.5,
+    stored=4.0,
+    disk_flushes=None,
     foreign=0.01,
     wrong=(),
 )
@@ -60,34 +66,43 @@ def test_whose_books_are_wrong_has_no_result() -> None:
     printed = io.StringIO()
     show(results, None, Console(width=160, file=printed))
     assert "no result: 3 orders are pending" in printed.getvalue()
-    written = as_json(results, None, {"seconds": 2})
+    written = found(results, None)
     assert [one["wrong"] for one in written["results"]] == [[], ["3 orders are pending"] * 3]
 
 
-def test_only_what_happens_in_the_time_that_counts_counts() -> None:
+def test_only_what_ends_in_the_time_that_counts_counts() -> None:
     now = time.perf_counter()
-    load = Load(began=now - 1, until=now + 1)
+    load = Load(began=now - 1, until=now + 60)
     load.note(now - 0.5, "confirmed")
-    load.note(now - 2, "confirmed")  # begun in the warm-up
+    load.note(now - 2, "rejected", pending=True)  # begun in the warm-up: another is under way at the end
+    load.fail("500")
     load.until = now - 0.1
     load.note(now - 0.5, "confirmed")  # ended too late
-    assert (len(load.seconds), load.outcomes) == (1, {"confirmed": 1})
+    load.fail("no answer")  # late, and it would have been late for ever
+    load.began = load.until = now + 60
+    load.note(now, "confirmed")  # ended in the warm-up
+    load.fail("500")
+    assert (len(load.seconds), load.pending) == (2, 1)
+    assert load.outcomes == {"confirmed": 1, "rejected": 1}
+    assert load.failures == {"500": 1, "no answer": 1}
 
 
 async def test_a_process_answers_for_its_children() -> None:
-    before, machine = usage(os.getpid()), machine_cpu_s()
+    before, machine = snapshot(), machine_cpu_s()
     busy = "import time\nbegan = time.process_time()\nwhile time.process_time() - began < 0.3: pass\nprint(1)\ninput()"
     process = await asyncio.create_subprocess_exec(
         "python3", "-c", busy, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     await process.stdout.readline()
-    assert process.pid in family(os.getpid())
-    assert usage(os.getpid()).cpu_s - before.cpu_s >= 0.29
+    after = snapshot()
+    assert process.pid in family(os.getpid(), after)
+    assert cpu_s(os.getpid(), after) - cpu_s(os.getpid(), before) >= 0.29
     assert machine_cpu_s() - machine >= 0.29
-    assert usage(process.pid).memory > 1_000_000
+    assert memory(process.pid, after) > 1_000_000
     await process.communicate(b"\n")
-    assert usage(process.pid).cpu_s == 0
+    gone = snapshot()
+    assert (family(process.pid, gone), cpu_s(process.pid, gone), memory(process.pid, gone)) == ([], 0, 0)
 
 
 @pytest.mark.uvloop

@@ -1,0 +1,87 @@
+"""Orders: the order path of this system, and what people would pick instead."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console
+
+from bench import figures, parts, plots, report
+from bench.contestants import CONTESTANTS, OURS, THEIRS
+from bench.figures import Figure
+from bench.report import Result, ratios
+from bench.rounds import Round, play, schedule
+from bench.yardstick import transactions_per_second
+
+GATE: Final = 12.0
+"""`--quick` fails below so many times FastStream's orders a second."""
+
+QUICK_CLIENTS: Final = 64
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this part."""
+    parser.add_argument("contestants", nargs="*", metavar="CONTESTANT", help=f"all of them: {', '.join(CONTESTANTS)}")
+    parser.add_argument("--clients", type=int, nargs="+", help="at a time (default: 1, 64 and 256, not for everybody)")
+    parser.add_argument("--quick", action="store_true", help=f"64 clients, one round; fails below {GATE:.0f} times")
+    parts.common(parser)
+
+
+async def run(given: argparse.Namespace, out: Console) -> int:
+    """Alternate the contestants for some rounds, and say what came of it.
+
+    Exit code 1 when the gate or anybody's books fail.
+    """
+    if given.quick:
+        given.contestants, given.clients, given.rounds, given.seconds = [OURS, THEIRS], [QUICK_CLIENTS], 1, 6.0
+    plays = chosen(given.contestants, given.clients)
+    rounds: dict[tuple[int, str], list[Round]] = {play: [] for play in plays}
+    yardsticks: list[float] = []
+    for number in range(1, given.rounds + 1):
+        if not given.quick:
+            yardsticks.append(await transactions_per_second(given.seconds))
+        for clients, name in schedule(number, plays):
+            played = await play(CONTESTANTS[name], clients, parts.length(given))
+            rounds[clients, name].append(played)
+            out.print(f"round {number}: {name}, {clients} clients: {said(played)}")
+    results = [Result(name, clients, played) for (clients, name), played in rounds.items()]
+    yardstick = Figure.of(yardsticks) if yardsticks else None
+    report.show(results, yardstick, out)
+    if given.quick:
+        return gate(results, out)
+    found = figures.document(parts.settings(given), **report.found(results, yardstick))
+    written = [figures.write(given.out, "orders.json", found)]
+    written += [figures.write(given.out, name, svg) for name, svg in plots.of_orders(results).items()]
+    out.print("written: " + ", ".join(map(str, written)))
+    return int(any(result.wrong for result in results))
+
+
+def chosen(names: Sequence[str], clients: Sequence[int] | None) -> list[tuple[int, str]]:
+    """Say who plays with how many clients: with as many side by side. Raises `SystemExit` for a name of nobody."""
+    if unknown := set(names) - CONTESTANTS.keys():
+        raise SystemExit(f"nobody is called {', '.join(sorted(unknown))}; there are {', '.join(CONTESTANTS)}")
+    some = [one for name, one in CONTESTANTS.items() if not names or name in names]
+    numbers = clients or sorted({number for one in some for number in one.clients})
+    return [(number, one.name) for number in numbers for one in some if clients or number in one.clients]
+
+
+def said(played: Round) -> str:
+    """Say in a line what a round showed."""
+    line = f"{played.per_second:.0f} orders/s"
+    if played.failures:
+        line += f"; without an outcome: {', '.join(f'{number} {how}' for how, number in played.failures.items())}"
+    return line + (f"; books wrong: {'; '.join(played.wrong)}" if played.wrong else "")
+
+
+def gate(results: Sequence[Result], out: Console) -> int:
+    """Compare with the gate; return the exit code."""
+    by = {result.name: result for result in results}
+    if wrong := [f"{one.name}: {'; '.join(one.wrong)}" for one in results if one.wrong]:
+        out.print("no result: " + ", ".join(wrong))
+        return 1
+    times = by[OURS].per_second.median / by[THEIRS].per_second.median
+    out.print(f"{times:.1f} times, at least {GATE:.0f} wanted: {ratios(results, None)[0]}")
+    return int(times < GATE)
+
+
+PART: Final = parts.Part("orders", "The order path beside what people would pick.", options, run)
