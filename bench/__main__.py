@@ -6,11 +6,19 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from bench import orders, parts
+from bench import orders, parts, reads, registration, scale
 from bench.rounds import Disturbed
 from libs.local.servers import CannotStart
 
-PARTS: Final = {part.name: part for part in (orders.PART,)}
+PARTS: Final = {
+    part.name: part
+    for part in (
+        orders.PART,
+        reads.PART,
+        registration.PART,
+        scale.PART,
+    )
+}
 ALL: Final = "all"
 
 

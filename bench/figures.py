@@ -65,6 +65,15 @@ def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: median(one[name] for one in rounds) for name in rounds[0]}
 
 
+def by_service(by_process: Mapping[str, float]) -> dict[str, float]:
+    """Add up what the processes of each service take: ``orders`` and ``orders#2`` are one."""
+    found: dict[str, float] = {}
+    for label, number in by_process.items():
+        service = label.partition("#")[0]
+        found[service] = found.get(service, 0.0) + number
+    return found
+
+
 def document(settings: Mapping[str, Any], **found: Any) -> dict[str, Any]:
     """Write down what was found, and with what: the machine, the versions, the settings."""
     servers = {setting: "own" if not given(setting) else "given" for setting in (POSTGRES, NATS)}
