@@ -77,6 +77,8 @@ def _program(name: str, port: int, database: str, common: Mapping[str, str], log
     # uvicorn takes uvloop and httptools by itself, since both are installed.
     argv = [sys.executable, "-m", "uvicorn", f"bench.usual.{name}:app", "--port", str(port)]
     argv += ["--log-level", "warning", "--no-access-log"]
+    # By default it closes what is idle for five seconds, just when httpx would still use it: that answers 500.
+    argv += ["--timeout-keep-alive", "60"]
     driver = "postgresql+asyncpg"
     url = {"DATABASE_URL": f"{driver}:{database.partition(':')[2]}"} if database else {}
     return Program(name, argv, environment(**common, **url), logs / f"{name}.log")
