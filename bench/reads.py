@@ -31,7 +31,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     names = [OURS, THEIRS, f"{THEIRS}-tuned"]
     parser.add_argument("--contestants", nargs="+", choices=names, default=names, help="all of them")
     parser.add_argument("--clients", type=int, default=64, help="at a time (default 64)")
-    parser.add_argument("--orders", type=int, default=ORDERS, help=f"of each of {READERS} accounts (default {ORDERS})")
+    parser.add_argument("--orders", type=int, default=ORDERS, help=f"of each account that is read (default {ORDERS})")
     parts.common(parser, seconds=4.0)
 
 
@@ -57,7 +57,11 @@ async def play(contestant: Contestant, clients: int, orders: int, length: Length
 
     async def attempt() -> dict[What, Round]:
         async with started(contestant) as running:
-            asked = {"do": "read", "accounts": await opened(running, READERS, orders=orders), "clients": clients}
+            asked = {
+                "do": "read",
+                "accounts": await opened(running, min(READERS, clients), orders=orders),
+                "clients": clients,
+            }
             played = {what: await measure(running, {**asked, "what": what}, length) for what in WHAT}
             return {what: await examined(running, one) for what, one in played.items()}
 

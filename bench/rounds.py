@@ -91,7 +91,7 @@ async def play(contestant: Contestant, clients: int, length: Length) -> Round:
 
     async def attempt() -> Round:
         async with started(contestant) as running:
-            accounts = await opened(running, contestant.accounts)
+            accounts = await opened(running, min(contestant.accounts, clients))
             asked = {"do": "place orders", "accounts": accounts, "clients": clients, "price": "1.00"}
             return await examined(running, await measure(running, asked, length))
 

@@ -43,7 +43,7 @@ class Contestant:
     running: Callable[[Path], AbstractAsyncContextManager[Running]]
     clients: Sequence[int] = (64,)
     accounts: int = ACCOUNTS
-    """Over how many people the clients are spread."""
+    """Over how many people the clients are spread, at most."""
 
 
 @asynccontextmanager

@@ -78,7 +78,7 @@ async def play(one: Contestant, clients: int, length: Length) -> Scaled:
 
     async def attempt() -> Scaled:
         async with started(one) as running:
-            accounts = await opened(running, one.accounts)
+            accounts = await opened(running, min(one.accounts, clients))
             asked = {"do": "place orders", "accounts": accounts, "clients": clients, "price": "1.00"}
             played = await examined(running, await measure(running, asked, length))
             return Scaled(played, await handled(running), await expected(running))

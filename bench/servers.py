@@ -17,6 +17,9 @@ from libs.local.servers import CannotStart
 
 POSTGRES: Final = "BENCH_POSTGRES_URL"
 NATS: Final = "BENCH_NATS_URL"
+_AT_ONCE: Final[dict[str, Any]] = {"connect_timeout": 5, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
+"""By default a server that is away is tried for two minutes."""
+
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -106,7 +109,7 @@ async def _streams(server: str) -> list[str]:
 async def _client(server: str) -> Client:
     client = Client()
     try:
-        await client.connect(server, allow_reconnect=False, connect_timeout=5, error_cb=_ignore)
+        await client.connect(server, **_AT_ONCE, error_cb=_ignore)
     except (NatsError, OSError, TimeoutError) as error:
         raise CannotStart(f"{NATS}: cannot connect: {str(error) or type(error).__name__}") from None
     return client
