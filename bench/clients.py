@@ -20,6 +20,7 @@ import uvloop
 
 from bench.connection import ANSWER_WITHIN_S, Connection
 from bench.people import Account, Failed, bearer, logins, open_accounts, place_order, registration
+from libs.local.supervisor import die_with_parent
 
 PAUSE_S: Final = 0.05
 """After a request that failed: who fails at once shall not be asked in a tight loop."""
@@ -120,10 +121,15 @@ def ordering(account: Account, price: str, until: float) -> Step:
 What = Literal["account", "order", "letters"]
 
 
+def paths(account: Account, what: What) -> list[str]:
+    """Say where an account, its orders or its letters are read."""
+    known = {"account": ["/client/billing/account"], "letters": ["/client/notifications"]}
+    return known.get(what) or [f"/client/orders/{order}" for order in account.orders]
+
+
 def reading(account: Account, what: What) -> Step:
     """Read the account's balance, its orders one after the other, or its letters."""
-    paths = {"account": ["/client/billing/account"], "letters": ["/client/notifications"]}
-    turns = cycle(paths.get(what) or [f"/client/orders/{order}" for order in account.orders])
+    turns = cycle(paths(account, what))
 
     async def step(connection: Connection) -> Outcome:
         status, answer = await connection.ask("GET", next(turns), **bearer(account))
@@ -200,6 +206,7 @@ async def have_clients(**asked: Any) -> AsyncGenerator[Any, None]:
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 28,
         cwd=Path(__file__).parents[1],
+        preexec_fn=die_with_parent,
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -79,7 +79,12 @@ def disk_flushes(path: Path) -> int | None:
     folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
     if (folder / "partition").exists():
         folder = folder.resolve().parent  # flushes are of the whole disk
-    fields = " ".join(_lines(f"{folder}/stat")).split()
+    return flushes_in(" ".join(_lines(f"{folder}/stat")))
+
+
+def flushes_in(stat: str) -> int | None:
+    """Read the flushes from the counters of a device; None: its kernel, or the device, has no such counter."""
+    fields = stat.split()
     return int(fields[_FLUSHES]) if len(fields) > _FLUSHES else None
 
 

@@ -2,17 +2,19 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from bench import figures, parts
-from bench.clients import What
+from bench.clients import What, paths
+from bench.connection import Connection
 from bench.contestants import CONTESTANTS, OURS, THEIRS
 from bench.figures import Figure, as_json, medians
-from bench.rounds import Length, Round, examined, measure, opened, schedule, undisturbed
+from bench.people import Account, bearer
+from bench.rounds import Length, Round, measure, opened, schedule, undisturbed
 from bench.running import Contestant, started
 
 WHAT: Final[tuple[What, ...]] = get_args(What)
@@ -38,34 +40,67 @@ def options(parser: argparse.ArgumentParser) -> None:
 async def run(given: argparse.Namespace, out: Console) -> int:
     """Alternate the contestants for some rounds; exit code 1 when anybody's books fail."""
     rounds: dict[tuple[str, What], list[Round]] = {(name, what): [] for what in WHAT for name in given.contestants}
+    shapes: dict[str, Mapping[What, Any]] = {}
     for number in range(1, given.rounds + 1):
         for name in schedule(number, given.contestants):
-            played = await play(CONTESTANTS[name], given.clients, given.orders, parts.length(given))
+            played, shapes[name] = await play(CONTESTANTS[name], given.clients, given.orders, parts.length(given))
             for what, one in played.items():
                 rounds[name, what].append(one)
             said = ", ".join(f"{what} {one.per_second:.0f}/s" for what, one in played.items())
             out.print(f"round {number}: {name}: {said}")
-    results = [Reads(name, what, some) for (name, what), some in rounds.items()]
+    results = [Reads(name, what, some, unlike(shapes, name, what)) for (name, what), some in rounds.items()]
     show(results, out)
     found = figures.document(parts.settings(given), results=[one.as_json() for one in results], ratios=ratios(results))
     out.print(f"written: {figures.write(given.out, 'reads.json', found)}")
     return int(any(one.wrong for one in results))
 
 
-async def play(contestant: Contestant, clients: int, orders: int, length: Length) -> dict[What, Round]:
+Played = tuple[dict[What, Round], dict[What, Any]]
+"""A round of each kind of answer, and the shape of each."""
+
+
+async def play(contestant: Contestant, clients: int, orders: int, length: Length) -> Played:
     """Have a contestant read to everybody, one kind of answer after the other. Raises `Disturbed`."""
 
-    async def attempt() -> dict[What, Round]:
+    async def attempt() -> Played:
         async with started(contestant) as running:
-            asked = {
-                "do": "read",
-                "accounts": await opened(running, min(READERS, clients), orders=orders),
-                "clients": clients,
-            }
+            accounts = await opened(running, min(READERS, clients), orders=orders)
+            asked = {"do": "read", "accounts": accounts, "clients": clients}
             played = {what: await measure(running, {**asked, "what": what}, length) for what in WHAT}
-            return {what: await examined(running, one) for what, one in played.items()}
+            wrong = await running.examine()
+            shapes = await looked_at(running.url, Account(**accounts[0]))
+            return {what: replace(one, wrong=wrong) for what, one in played.items()}, shapes
 
-    return await undisturbed(attempt, lambda all_: max(one.foreign for one in all_.values()), length.foreign_at_most)
+    def foreign(played: Played) -> float:
+        return max(one.foreign for one in played[0].values())
+
+    return await undisturbed(attempt, foreign, length.foreign_at_most)
+
+
+async def looked_at(base: str, account: Account) -> dict[What, Any]:
+    """Look at one answer of each kind: which fields it has."""
+    connection = await Connection.to(base)
+    found: dict[What, Any] = {}
+    for what in WHAT:
+        _, answer = await connection.ask("GET", paths(account, what)[0], **bearer(account))
+        found[what] = shape(answer)
+    connection.close()
+    return found
+
+
+def shape(answer: Any) -> Any:
+    """Tell the fields of an answer from what they say."""
+    if isinstance(answer, dict):
+        return {name: shape(value) for name, value in sorted(answer.items())}
+    if isinstance(answer, list):
+        return [shape(one) for one in answer[:1]]
+    return "value"
+
+
+def unlike(shapes: Mapping[str, Mapping[What, Any]], name: str, what: What) -> list[str]:
+    """Say whether somebody's answers have other fields than ours: then there is nothing to compare."""
+    ours, theirs = shapes.get(OURS, shapes[name])[what], shapes[name][what]
+    return [] if ours == theirs else [f"another answer: {theirs}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +110,12 @@ class Reads:
     name: str
     what: What
     rounds: Sequence[Round]
+    unlike: Sequence[str] = ()
 
     @property
     def wrong(self) -> list[str]:
-        """Why there is no result: wrong books, or reads that failed."""
-        found = [problem for one in self.rounds for problem in one.wrong]
+        """Why there is no result: wrong books, reads that failed, or an answer that is not the same."""
+        found = [*self.unlike, *(problem for one in self.rounds for problem in one.wrong)]
         return found + [f"{number} reads failed ({how})" for one in self.rounds for how, number in one.failures.items()]
 
     @property

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from rich.console import Console
+from uvicorn.loops.auto import auto_loop_factory
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from bench import __main__ as command
 from bench import orders, reads, registration, scale
@@ -125,6 +128,22 @@ def test_reads_are_compared_answer_by_answer() -> None:
     reads.show([ours, failing], out)
     assert "no result: 2 reads failed (500)" in printed.getvalue()
     assert ours.as_json()["reads_per_second"] == {"median": 50.0, "least": 50.0, "most": 50.0}
+
+
+def test_only_the_same_answers_are_compared() -> None:
+    page = {"items": [{"id": "1", "order": None}, {"id": "2", "order": "3"}], "next": None}
+    assert reads.shape(page) == {"items": [{"id": "value", "order": "value"}], "next": "value"}
+    shapes: dict[str, Any] = {OURS: {"letters": reads.shape(page)}, THEIRS: {"letters": reads.shape({"items": []})}}
+    assert reads.unlike(shapes, OURS, "letters") == []
+    (said,) = reads.unlike(shapes, THEIRS, "letters")
+    assert said == "another answer: {'items': []}"
+    assert reads.Reads(THEIRS, "letters", [ROUND], [said]).wrong == [said]
+    assert reads.unlike({THEIRS: shapes[THEIRS]}, THEIRS, "letters") == []
+
+
+def test_the_usual_stack_has_the_faster_loop_and_parser() -> None:
+    assert AutoHTTPProtocol.__module__ == "uvicorn.protocols.http.httptools_impl"
+    assert auto_loop_factory() is uvloop.new_event_loop
 
 
 def test_the_share_of_argon2() -> None:
