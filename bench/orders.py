@@ -1,7 +1,7 @@
 """Orders: the order path of this system, and what people would pick instead."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -10,7 +10,7 @@ from bench import figures, parts, plots, report
 from bench.contestants import CONTESTANTS, OURS, THEIRS
 from bench.figures import Figure
 from bench.report import Result, ratios
-from bench.rounds import Round, play, schedule
+from bench.rounds import Disturbed, Round, play, schedule
 from bench.yardstick import transactions_per_second
 
 GATE: Final = 12.0
@@ -30,22 +30,18 @@ def options(parser: argparse.ArgumentParser) -> None:
 async def run(given: argparse.Namespace, out: Console) -> int:
     """Alternate the contestants for some rounds, and say what came of it.
 
-    Exit code 1 when the gate or anybody's books fail.
+    Exit code 1 when the gate or anybody's books fail. Raises `Disturbed`; what was measured until then is shown.
     """
     if given.quick:
         given.contestants, given.clients, given.rounds, given.seconds = [OURS, THEIRS], [QUICK_CLIENTS], 1, 6.0
-    plays = chosen(given.contestants, given.clients)
-    rounds: dict[tuple[int, str], list[Round]] = {play: [] for play in plays}
+    rounds: dict[tuple[int, str], list[Round]] = {play: [] for play in chosen(given.contestants, given.clients)}
     yardsticks: list[float] = []
-    for number in range(1, given.rounds + 1):
-        if not given.quick:
-            yardsticks.append(await transactions_per_second(given.seconds))
-        for clients, name in schedule(number, plays):
-            played = await play(CONTESTANTS[name], clients, parts.length(given))
-            rounds[clients, name].append(played)
-            out.print(f"round {number}: {name}, {clients} clients: {said(played)}")
-    results = [Result(name, clients, played) for (clients, name), played in rounds.items()]
-    yardstick = Figure.of(yardsticks) if yardsticks else None
+    try:
+        await alternate(given, rounds, yardsticks, out)
+    except Disturbed:
+        report.show(*summed(rounds, yardsticks), out)
+        raise
+    results, yardstick = summed(rounds, yardsticks)
     report.show(results, yardstick, out)
     if given.quick:
         return gate(results, out)
@@ -54,6 +50,27 @@ async def run(given: argparse.Namespace, out: Console) -> int:
     written += [figures.write(given.out, name, svg) for name, svg in plots.of_orders(results).items()]
     out.print("written: " + ", ".join(map(str, written)))
     return int(any(result.wrong for result in results))
+
+
+async def alternate(
+    given: argparse.Namespace, rounds: dict[tuple[int, str], list[Round]], yardsticks: list[float], out: Console
+) -> None:
+    """Play all rounds, and add what they show. Raises `Disturbed`."""
+    for number in range(1, given.rounds + 1):
+        if not given.quick:
+            yardsticks.append(await transactions_per_second(given.seconds))
+        for clients, name in schedule(number, list(rounds)):
+            played = await play(CONTESTANTS[name], clients, parts.length(given))
+            rounds[clients, name].append(played)
+            out.print(f"round {number}: {name}, {clients} clients: {said(played)}")
+
+
+def summed(
+    rounds: Mapping[tuple[int, str], Sequence[Round]], yardsticks: Sequence[float]
+) -> tuple[list[Result], Figure | None]:
+    """Sum up the rounds that there are."""
+    results = [Result(name, clients, played) for (clients, name), played in rounds.items() if played]
+    return results, Figure.of_known(yardsticks)
 
 
 def chosen(names: Sequence[str], clients: Sequence[int] | None) -> list[tuple[int, str]]:

@@ -16,7 +16,8 @@ from bench import orders, reads, registration, scale
 from bench.contestants import CONTESTANTS, OURS, THEIRS
 from bench.counters import Moment
 from bench.ours import orderly
-from bench.rounds import Disturbed, counted, schedule, undisturbed
+from bench.rounds import Disturbed, Length, Round, counted, schedule, undisturbed
+from bench.running import Contestant
 from bench.tests.made import ROUND, result
 from libs.contracts.orders import OrderPlaced
 from libs.local.servers import CannotStart
@@ -105,6 +106,30 @@ def test_what_an_order_takes_is_the_difference_of_the_edges(monkeypatch: pytest.
     assert (played.flushes, played.stored, played.disk_flushes) == (0.5, 4.0, None)
     assert played.foreign == pytest.approx(0.1)  # a second of ten
     assert (played.per_second, played.failures, played.pending) == (0.8, {"500": 1}, 1)
+
+
+async def test_what_was_measured_before_a_disturbance_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    played: list[str] = []
+
+    async def play(contestant: Contestant, clients: int, length: Length) -> Round:
+        if played:
+            raise Disturbed("others took 50% of the machine")
+        played.append(contestant.name)
+        return ROUND
+
+    async def no_yardstick(seconds: float) -> float:
+        return 100.0
+
+    monkeypatch.setattr(orders, "play", play)
+    monkeypatch.setattr(orders, "transactions_per_second", no_yardstick)
+    given = orders.PART.parser().parse_args(
+        ["orderly", "faststream", "--clients", "64", "--out", str(tmp_path / "out")]
+    )
+    out, printed = console()
+    with pytest.raises(Disturbed):
+        await orders.run(given, out)
+    assert "50.0 (50.0 to 50.0)" in printed.getvalue()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("slower", "code"), [(13.0, 0), (11.0, 1)])
