@@ -9,7 +9,7 @@ import pytest
 
 from bench.clients import Load, ordering, reading, registering, repeat, steps_of
 from bench.connection import NOT_JSON, Connection
-from bench.people import Account, Failed, place_order
+from bench.people import Account, Failed, open_accounts, place_order
 
 pytestmark = pytest.mark.uvloop
 ANN = Account("ann", "token", ["1", "2"])
@@ -114,6 +114,18 @@ async def test_an_outcome_is_asked_for_until_it_is_there() -> None:
         assert (order["status"], pending) == ("confirmed", True)
         assert asked == ["POST /client/orders", "GET /client/orders/7", "GET /client/orders/7"]
         connection.close()
+
+
+async def test_money_is_brought_when_the_account_is_open() -> None:
+    token = b'{"access_token":"t"}'
+    answers = [said(202, b"{}"), said(200, token), said(404, b"{}"), said(404, b"{}"), said(201, b"{}")]
+    async with answering([*answers, said(202, PENDING), said(200, CONFIRMED)]) as (base, asked):
+        (account,) = await open_accounts(base, 1, deposit="5", orders=1)
+    assert (account.token, account.orders) == ("t", ["7"])
+    assert asked[2:5] == ["POST /client/billing/deposits"] * 3
+    async with answering([CRASHED]) as (base, _):
+        with pytest.raises(RuntimeError, match="/client/users answered 500 instead of 201"):
+            await open_accounts(base, 1, deposit="5")
 
 
 @pytest.mark.parametrize(
