@@ -9,7 +9,6 @@ from bench import plots
 from bench.charts import ACROSS, LEFT, linear, logarithmic
 from bench.report import Result
 from bench.tests.made import ROUND, result
-from libs.plots import amount, decades, round_step
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -73,23 +72,8 @@ def test_colours_are_for_light_and_for_dark_screens() -> None:
             assert f".{name}{{" in dark
 
 
-@pytest.mark.parametrize(("whole", "step"), [(9.0, 2.0), (1.0, 0.2), (2900.0, 500.0), (16_000.0, 2000.0)])
-def test_steps_are_round(whole: float, step: float) -> None:
-    assert round_step(whole, 8) == pytest.approx(step)
-
-
 def test_axes() -> None:
     axis = linear(100.0)
     assert (axis.at(0), axis.at(100)) == (LEFT, LEFT + ACROSS)
     assert axis.ticks == [0, 20, 40, 60, 80, 100]
     assert linear(0.0).at(0) == LEFT
-    assert decades(4.0, 30.0) == (2.0, 50.0, [2.0, 5.0, 10.0, 20.0, 50.0])
-    assert decades(4.0, 3000.0) == (2.0, 5000.0, [10.0, 100.0, 1000.0])
-    assert decades(10.0, 10.0)[:2] == (10.0, 20.0)
-
-
-@pytest.mark.parametrize(
-    ("number", "said"), [(0.1234, "0.123"), (12.34, "12.3"), (123.4, "123"), (2864.0, "2,860"), (16_000.0, "16,000")]
-)
-def test_amounts_have_three_digits(number: float, said: str) -> None:
-    assert amount(number) == said
