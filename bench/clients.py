@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
@@ -133,7 +134,7 @@ def reading(account: Account, what: What) -> Step:
 
     async def step(connection: Connection) -> Outcome:
         status, answer = await connection.ask("GET", next(turns), **bearer(account))
-        if status != 200 or not isinstance(answer, dict):  # noqa: PLR2004 - HTTP's number
+        if status != HTTPStatus.OK or not isinstance(answer, dict):
             raise Failed(f"{status}")
         return Outcome("read")
 
@@ -147,7 +148,7 @@ def registering(names: Iterator[str]) -> Step:
         status, _ = await connection.ask("POST", "/client/users", registration(next(names)))
         if status not in (201, 202):
             raise Failed(f"{status}")
-        return Outcome("registered", pending=status == 202)  # noqa: PLR2004 - HTTP's number
+        return Outcome("registered", pending=status == HTTPStatus.ACCEPTED)
 
     return step
 

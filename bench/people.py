@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 from bench.connection import ANSWER_WITHIN_S, Connection
@@ -73,30 +74,34 @@ async def place_order(
     """
     headers = bearer(account)
     status, order = await connection.ask("POST", "/client/orders", {"price": price}, **headers)
-    pending, pause_s = status == 202, LOOK_AGAIN_S  # noqa: PLR2004 - HTTP's number
-    while status == 202 or (status == 200 and _is_pending(order)):  # noqa: PLR2004 - HTTP's numbers
+    pending, pause_s = status == HTTPStatus.ACCEPTED, LOOK_AGAIN_S
+    while _is_pending(status, order):
         if time.perf_counter() > until:
             raise Failed("pending")
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, LOOK_AGAIN_AT_LEAST_EVERY_S)
         status, order = await connection.ask("GET", f"/client/orders/{order['id']}", **headers)
-    if status not in (200, 201) or not isinstance(order, dict):
+    if status not in (200, 201) or not isinstance(order, dict) or "status" not in order:
         raise Failed(f"{status}")
     return order, pending
 
 
-def _is_pending(order: Any) -> bool:
-    return isinstance(order, dict) and order.get("status") == "pending"
+def _is_pending(status: int, order: Any) -> bool:
+    """Whether an order is to be looked at again: as it was placed, or as it was shown."""
+    if not isinstance(order, dict) or "id" not in order:
+        return False
+    return status == HTTPStatus.ACCEPTED or (status == HTTPStatus.OK and order.get("status") == "pending")
 
 
 async def _bring(connection: Connection, account: Account, deposit: str) -> None:
     """Bring money, as soon as the account is open: who is registered under load may have to wait for it."""
+    path, given, wanted = "/client/billing/deposits", {"amount": deposit}, (HTTPStatus.CREATED, HTTPStatus.NOT_FOUND)
     async with asyncio.timeout(ANSWER_WITHIN_S):
-        status = 404
-        while status == 404:  # noqa: PLR2004 - HTTP's number
-            path, given = "/client/billing/deposits", {"amount": deposit}
-            status, _ = await _expect(connection, (201, 404), path, given, **bearer(account))
-            await asyncio.sleep(LOOK_AGAIN_S if status == 404 else 0)  # noqa: PLR2004 - HTTP's number
+        while True:
+            status, _ = await _expect(connection, wanted, path, given, **bearer(account))
+            if status == HTTPStatus.CREATED:
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
 
 
 async def _expect(

@@ -130,7 +130,13 @@ async def test_money_is_brought_when_the_account_is_open() -> None:
 
 @pytest.mark.parametrize(
     ("answers", "how"),
-    [([CRASHED], "500"), ([said(202, PENDING), CRASHED], "500"), ([said(202, PENDING)], "pending")],
+    [
+        ([CRASHED], "500"),
+        ([said(202, PENDING), CRASHED], "500"),
+        ([said(202, b"soon", b"text/plain")], "202"),
+        ([said(201, b"{}")], "201"),
+        ([said(202, PENDING)], "pending"),
+    ],
 )
 async def test_an_order_without_an_outcome_has_failed(answers: list[bytes], how: str) -> None:
     async with answering(answers) as (base, _):
