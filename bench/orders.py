@@ -10,8 +10,7 @@ from bench import figures, parts, plots, report
 from bench.contestants import CONTESTANTS, OURS, THEIRS
 from bench.figures import Figure
 from bench.report import Result, ratios
-from bench.rounds import Disturbed, Round, play, schedule
-from bench.yardstick import transactions_per_second
+from bench.rounds import Disturbed, Round, play, schedule, yardstick
 
 GATE: Final = 12.0
 """`--quick` fails below so many times FastStream's orders a second."""
@@ -41,11 +40,11 @@ async def run(given: argparse.Namespace, out: Console) -> int:
     except Disturbed:
         report.show(*summed(rounds, yardsticks), out)
         raise
-    results, yardstick = summed(rounds, yardsticks)
-    report.show(results, yardstick, out)
+    results, transactions = summed(rounds, yardsticks)
+    report.show(results, transactions, out)
     if given.quick:
         return gate(results, out)
-    found = figures.document(parts.settings(given), **report.found(results, yardstick))
+    found = figures.document(parts.settings(given), **report.found(results, transactions))
     written = [figures.write(given.out, "orders.json", found)]
     written += [figures.write(given.out, name, svg) for name, svg in plots.of_orders(results).items()]
     out.print("written: " + ", ".join(map(str, written)))
@@ -58,7 +57,7 @@ async def alternate(
     """Play all rounds, and add what they show. Raises `Disturbed`."""
     for number in range(1, given.rounds + 1):
         if not given.quick:
-            yardsticks.append(await transactions_per_second(given.seconds))
+            yardsticks.append(await yardstick(parts.length(given)))
         for clients, name in schedule(number, list(rounds)):
             played = await play(CONTESTANTS[name], clients, parts.length(given))
             rounds[clients, name].append(played)

@@ -1,6 +1,7 @@
 """One round: a contestant started from nothing, warmed up, measured, examined, and gone."""
 
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -8,8 +9,10 @@ from typing import Any, Final, TypeVar
 
 from bench.clients import have_clients
 from bench.counters import Counters, Moment, each
-from bench.processes import memory, snapshot
+from bench.processes import cpu_s, machine_cpu_s, memory, snapshot
 from bench.running import Contestant, Running, started
+from bench.servers import given_pids
+from bench.yardstick import transactions_per_second
 
 DEPOSIT: Final = "1000000"
 FOREIGN_AT_MOST: Final = 0.05
@@ -86,6 +89,28 @@ async def undisturbed(attempt: Callable[[], Awaitable[T]], foreign: Callable[[T]
     raise Disturbed(f"others took {last:.0%} of the machine, {TRIES} times; quiet it and try again")
 
 
+async def yardstick(length: Length) -> float:
+    """Have pgbench measure transactions a second. Raises `Disturbed` and `CannotStart`."""
+
+    async def attempt() -> tuple[float, float]:
+        began, before = time.monotonic(), _machine_and_own_s()
+        found = await transactions_per_second(length.seconds)
+        (machine, own), lasted = _machine_and_own_s(), time.monotonic() - began
+        return found, foreign_share(machine - before[0], own - before[1], lasted)
+
+    return (await undisturbed(attempt, lambda done: done[1], length.foreign_at_most))[0]
+
+
+def _machine_and_own_s() -> tuple[float, float]:
+    seen, machine = snapshot(), machine_cpu_s()
+    return machine, sum(cpu_s(pid, seen) for pid in (os.getpid(), *given_pids().values()))
+
+
+def foreign_share(machine_s: float, own_s: float, lasted_s: float) -> float:
+    """Tell which share of the machine others took, by the CPU seconds of everybody and of our own."""
+    return max(0.0, (machine_s - own_s) / (lasted_s * len(os.sched_getaffinity(0))))
+
+
 async def play(contestant: Contestant, clients: int, length: Length) -> Round:
     """Have a contestant take orders. Raises `Disturbed`."""
 
@@ -136,8 +161,7 @@ def counted(
 ) -> Round:
     """Tell by what was counted at both edges, and by what the clients have seen, what each order takes."""
     count = max(len(seen["seconds"]), 1)
-    machine = after.machine_cpu_s - before.machine_cpu_s
-    foreign = machine - (after.own_cpu_s - before.own_cpu_s)
+    machine, own = after.machine_cpu_s - before.machine_cpu_s, after.own_cpu_s - before.own_cpu_s
     return Round(
         clients=clients,
         lasted_s=seconds,
@@ -147,7 +171,7 @@ def counted(
         flushes=each(before.flushes, after.flushes, count),
         stored=each(before.stored, after.stored, count),
         disk_flushes=each(before.disk_flushes, after.disk_flushes, count),
-        foreign=max(0.0, foreign / (seconds * len(os.sched_getaffinity(0)))),
+        foreign=foreign_share(machine, own, seconds),
     )
 
 

@@ -117,11 +117,11 @@ async def test_what_was_measured_before_a_disturbance_is_shown(monkeypatch: pyte
         played.append(contestant.name)
         return ROUND
 
-    async def no_yardstick(seconds: float) -> float:
+    async def no_yardstick(length: Length) -> float:
         return 100.0
 
     monkeypatch.setattr(orders, "play", play)
-    monkeypatch.setattr(orders, "transactions_per_second", no_yardstick)
+    monkeypatch.setattr(orders, "yardstick", no_yardstick)
     given = orders.PART.parser().parse_args(
         ["orderly", "faststream", "--clients", "64", "--out", str(tmp_path / "out")]
     )
