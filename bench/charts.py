@@ -7,6 +7,7 @@ from math import log
 from typing import Final
 
 from bench.contestants import OURS, THEIRS
+from bench.figures import people
 from bench.report import Result
 from libs.plots import amount, decades, line, picture, rectangle, round_step, text
 
@@ -157,8 +158,9 @@ class Panel:
     def _rows(self, top: float) -> Iterator[str]:
         y = top
         for clients, some in groupby(self.results, lambda one: one.clients):
-            said = f"{clients} client{'s' if clients > 1 else ''}"
-            yield text(LEFT - 10, y + 20, said, 'class="pale" text-anchor="end" font-size="12" font-style="italic"')
+            yield text(
+                LEFT - 10, y + 20, people(clients), 'class="pale" text-anchor="end" font-size="12" font-style="italic"'
+            )
             y += HEADING
             for one in some:
                 middle = y + ROW / 2

@@ -55,6 +55,11 @@ class Figure:
         return f"{self.median:.{digits}f} ({self.least:.{digits}f} to {self.most:.{digits}f})"
 
 
+def people(clients: int) -> str:
+    """Say how many clients there are."""
+    return f"{clients} client{'s' if clients != 1 else ''}"
+
+
 def as_json(figure: Figure | None) -> dict[str, float] | None:
     """Write a figure down; what is not known is null."""
     return None if figure is None else asdict(figure)

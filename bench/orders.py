@@ -61,7 +61,7 @@ async def alternate(
         for clients, name in schedule(number, list(rounds)):
             played = await play(CONTESTANTS[name], clients, parts.length(given))
             rounds[clients, name].append(played)
-            out.print(f"round {number}: {name}, {clients} clients: {said(played)}")
+            out.print(f"round {number}: {name}, {figures.people(clients)}: {said(played)}")
 
 
 def summed(

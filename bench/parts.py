@@ -34,7 +34,7 @@ def common(parser: argparse.ArgumentParser, *, rounds: int = 3, seconds: float =
     """Add the options that every part has."""
     parser.add_argument("--rounds", type=int, default=rounds, help=f"of each, alternating (default {rounds})")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"of each round (default {seconds:g})")
-    parser.add_argument("--warm-up", type=float, default=3.0, metavar="SECONDS", help="before what counts (default 3)")
+    parser.add_argument("--warm-up", type=float, default=5.0, metavar="SECONDS", help="before what counts (default 5)")
     parser.add_argument(
         "--foreign-at-most",
         type=float,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.contestants import CONTESTANTS, OURS, THEIRS
-from bench.figures import Figure, as_json, medians
+from bench.figures import Figure, as_json, medians, people
 from bench.rounds import Round
 
 SHARES = (0.5, 0.99, 0.999)
@@ -70,7 +70,7 @@ def show(results: Sequence[Result], yardstick: Figure | None, out: Console) -> N
     for one in results:
         if one.failures:
             said = ", ".join(f"{number} {how}" for how, number in one.failures.most_common())
-            out.print(f"{one.name}, {one.clients} clients: without an outcome: {said}", highlight=False)
+            out.print(f"{one.name}, {people(one.clients)}: without an outcome: {said}", highlight=False)
     if yardstick:
         out.print(f"pgbench, 32 clients: {yardstick} transactions/s", highlight=False)
     for sentence in ratios(results, yardstick):
@@ -130,16 +130,16 @@ def ratios(results: Sequence[Result], yardstick: Figure | None) -> list[str]:
         p50, p99 = (other.percentile(share).median / ours.percentile(share).median for share in (0.5, 0.99))
         if name.startswith(THEIRS):
             said.append(
-                f"{clients} clients: {times:.1f} times the orders/s of {name},"
+                f"{people(clients)}: {times:.1f} times the orders/s of {name},"
                 f" p50 {p50:.1f} and p99 {p99:.1f} times shorter"
             )
         else:
-            said.append(f"{clients} clients: {name} has {1 / times:.0%} of our orders/s")
+            said.append(f"{people(clients)}: {name} has {1 / times:.0%} of our orders/s")
     if yardstick:
         for (name, clients), ours in by.items():
             if name == OURS:
                 share = ours.per_second.median / yardstick.median
-                said.append(f"{clients} clients: {share:.1%} of pgbench's transactions/s")
+                said.append(f"{people(clients)}: {share:.1%} of pgbench's transactions/s")
     return said
 
 

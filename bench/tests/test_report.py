@@ -73,8 +73,8 @@ def test_without_a_single_order_there_is_no_result() -> None:
 
 
 def test_variants_of_ours_are_told_as_a_share() -> None:
-    said = ratios([result("orderly"), result("orderly-hot", slower=1.25)], None)
-    assert said == ["64 clients: orderly-hot has 80% of our orders/s"]
+    said = ratios([result("orderly", 1), result("orderly-hot", 1, slower=1.25)], None)
+    assert said == ["1 client: orderly-hot has 80% of our orders/s"]
 
 
 def test_memory_and_cpu_are_printed_by_process() -> None:
