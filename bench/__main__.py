@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from bench import orders, parts, reads, registration, scale
+from bench import orders, parts, reads, registration, scale, servers
 from bench.rounds import Disturbed
 from libs.local.servers import CannotStart
 
@@ -27,6 +27,8 @@ def main() -> None:
     chosen = asked(sys.argv[1:])
     out = parts.console()
     try:
+        for setting in (servers.POSTGRES, servers.NATS):
+            servers.given(setting)  # what is wrong with it is said before anything is measured
         codes = [asyncio.run(part.run(given, out)) for part, given in chosen]
     except (Disturbed, CannotStart) as error:
         out.print(f"{error}")

@@ -20,10 +20,18 @@ QUICK_CLIENTS: Final = 64
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this part."""
-    parser.add_argument("contestants", nargs="*", metavar="CONTESTANT", help=f"all of them: {', '.join(CONTESTANTS)}")
+    everybody = f"all of them: {', '.join(CONTESTANTS)}"
+    parser.add_argument("contestants", nargs="*", type=contestant, metavar="CONTESTANT", help=everybody)
     parser.add_argument("--clients", type=int, nargs="+", help="at a time (default: 1, 64 and 256, not for everybody)")
     parser.add_argument("--quick", action="store_true", help=f"64 clients, one round; fails below {GATE:.0f} times")
     parts.common(parser)
+
+
+def contestant(name: str) -> str:
+    """Read the name of a contestant."""
+    if name not in CONTESTANTS:
+        raise argparse.ArgumentTypeError(f"nobody is called {name}; there are {', '.join(CONTESTANTS)}")
+    return name
 
 
 async def run(given: argparse.Namespace, out: Console) -> int:
@@ -73,9 +81,7 @@ def summed(
 
 
 def chosen(names: Sequence[str], clients: Sequence[int] | None) -> list[tuple[int, str]]:
-    """Say who plays with how many clients: with as many side by side. Raises `SystemExit` for a name of nobody."""
-    if unknown := set(names) - CONTESTANTS.keys():
-        raise SystemExit(f"nobody is called {', '.join(sorted(unknown))}; there are {', '.join(CONTESTANTS)}")
+    """Say who plays with how many clients: with as many side by side."""
     some = [one for name, one in CONTESTANTS.items() if not names or name in names]
     numbers = clients or sorted({number for one in some for number in one.clients})
     return [(number, one.name) for number in numbers for one in some if clients or number in one.clients]

@@ -44,11 +44,28 @@ def test_what_nobody_understands_ends_it(arguments: list[str]) -> None:
         command.asked(arguments)
 
 
+def test_a_name_of_nobody_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.asked(["orderly", "bob"])
+    assert "nobody is called bob; there are orderly, faststream," in capsys.readouterr().err
+
+
 def test_help_names_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.asked(["--help"])
     said = capsys.readouterr().out
     assert all(f"  {name}" in said for name in (*command.PARTS, "all"))
+
+
+def test_an_address_that_is_none_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_NATS_URL", "somewhere")
+    monkeypatch.setattr("sys.argv", ["bench", "orders"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    assert "BENCH_NATS_URL must be like nats://user:password@host:4222" in capsys.readouterr().out
 
 
 def test_who_is_compared_stands_side_by_side() -> None:
@@ -59,8 +76,6 @@ def test_who_is_compared_stands_side_by_side() -> None:
     assert {name for _, name in plays} == set(CONTESTANTS)
     assert orders.chosen(["one-by-one"], None) == [(64, "one-by-one")]
     assert orders.chosen(["faststream", "orderly"], [8]) == [(8, "orderly"), (8, "faststream")]
-    with pytest.raises(SystemExit, match="nobody is called bob"):
-        orders.chosen(["bob"], None)
 
 
 def test_a_full_run_takes_a_quarter_of_an_hour() -> None:
