@@ -1,205 +1,231 @@
 """Closed-loop clients: each sends its next request when it has the outcome of the last one.
 
-A client is a connection that is kept, and a few dozen microseconds of CPU a request, so that what is measured is the
-system and not the one who measures it.
+They are a process of their own, with kept connections and little CPU a request, so that what is measured is the
+system and not the one who measures it. A request that fails does not end them: it is counted, and they go on.
 """
 
 import asyncio
-import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from itertools import cycle
-from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, Final, Literal, TypedDict
 
 import orjson
 import uvloop
 
-ANSWER_WITHIN_S: Final = 30.0
-LOOK_AGAIN_S: Final = 0.01
-"""How often a client looks at an order whose outcome it was not told."""
+from bench.connection import ANSWER_WITHIN_S, Connection
+from bench.people import Account, Failed, bearer, logins, open_accounts, place_order, registration
+from libs.local.supervisor import die_with_parent
+
+PAUSE_S: Final = 0.05
+"""After a request that failed: who fails at once shall not be asked in a tight loop."""
+
+
+class Seen(TypedDict):
+    """What the clients say when they are done, as JSON."""
+
+    seconds: list[float]
+    outcomes: dict[str, int]
+    failures: dict[str, int]
+    pending: int
 
 
 @dataclass(slots=True)
 class Load:
-    """What the clients saw in the time that counts. `seconds` are of the final outcome, one for each order."""
+    """What the clients saw in the time that counts: what ended in it, whenever it began.
+
+    Whatever is under way at its beginning makes up for what is under way at its end, however long it takes.
+    `seconds` are to the final outcome, one for each that has one; `pending` counts those that were not told it at once.
+    What failed, or was without an outcome in the end, is in `failures` alone.
+    """
 
     began: float
     until: float
     seconds: list[float] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    pending: int = 0
 
-    def note(self, started: float, outcome: str) -> None:
-        """Count an order that has its outcome, if all of it happened in the time that counts."""
+    def note(self, started: float, outcome: str, *, pending: bool = False) -> None:
+        """Count what has its outcome now."""
         now = time.perf_counter()
-        if self.began <= started and now <= self.until:
+        if self.began <= now <= self.until:
             self.seconds.append(now - started)
             self.outcomes[outcome] += 1
+            self.pending += pending
 
-
-class Connection(asyncio.Protocol):
-    """A kept HTTP/1.1 connection with one request under way at a time; knows as much of HTTP as our answers need."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._buffer = b""
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
-
-    @classmethod
-    async def to(cls, base: str) -> "Connection":
-        """Connect to ``http://host:port``."""
-        url = urlsplit(base)
-        _, protocol = await asyncio.get_running_loop().create_connection(cls, url.hostname or "", url.port or 80)
-        return protocol
-
-    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """Send a request; return status and JSON. Raises `ConnectionError` and `TimeoutError`."""
-        assert self._transport is not None
-        content = b"" if body is None else orjson.dumps(body)
-        lines = [f"{method} {path} HTTP/1.1", "Host: bench", *(f"{name}: {text}" for name, text in headers.items())]
-        if content:
-            lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            status, answer = await self._answer
-        return status, orjson.loads(answer) if answer else None
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._transport:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not registered as such
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer and not self._answer.done():
-            self._answer.set_exception(exc or ConnectionError("the connection was closed"))
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head, found, rest = self._buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = _length_of(head)
-        if len(rest) < length:
-            return
-        self._buffer = rest[length:]
-        if self._answer and not self._answer.done():
-            self._answer.set_result((int(head[9:12]), rest[:length]))
-
-
-def _length_of(head: bytes) -> int:
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            return int(value)
-    raise ValueError(f"an answer without its length: {head!r}")
+    def fail(self, how: str) -> None:
+        """Count what has failed now, and what has in the end: nobody waits for it any longer."""
+        if self.began <= time.perf_counter():
+            self.failures[how] += 1
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """Somebody with money: a login and a token."""
+class Outcome:
+    """How a request ended, and whether its first answer was still without the outcome."""
 
-    login: str
-    token: str
-
-
-async def open_accounts(base: str, number: int, *, deposit: str, at_a_time: int = 8) -> list[Account]:
-    """Register, log in and bring money for a number of people."""
-    gate = asyncio.Semaphore(at_a_time)
-    stamp = f"{time.time_ns():x}"
-
-    async def open_one(index: int) -> Account:
-        async with gate:
-            connection = await Connection.to(base)
-            try:
-                given = {"login": f"bench-{stamp}-{index}", "password": "correct horse"}
-                await _expect(connection, 201, "/client/users", {**given, "email": f"{given['login']}@example.org"})
-                answer = await _expect(connection, 200, "/client/login", given)
-                account = Account(given["login"], answer["access_token"])
-                await _expect(connection, 201, "/client/billing/deposits", {"amount": deposit}, **bearer(account))
-                return account
-            finally:
-                connection.close()
-
-    return await asyncio.gather(*(open_one(index) for index in range(number)))
+    name: str
+    pending: bool = False
 
 
-async def _expect(connection: Connection, status: int, path: str, body: Any, **headers: str) -> Any:
-    got, answer = await connection.ask("POST", path, body, **headers)
-    if got != status:
-        raise RuntimeError(f"POST {path} answered {got} instead of {status}: {answer}")
-    return answer
+Step = Callable[[Connection], Awaitable[Outcome]]
+"""What a client does again and again. Raises `Failed`, `ConnectionError` and `TimeoutError`."""
 
 
-def bearer(account: Account) -> dict[str, str]:
-    """The header that says who is asking."""
-    return {"Authorization": f"Bearer {account.token}"}
-
-
-async def place_orders(
-    base: str, accounts: Sequence[Account], *, clients: int, warm_up_s: float, seconds: float, price: str = "1.00"
-) -> Load:
-    """Have clients place orders one after the other; each turns to the next account of its own share."""
-    connections = await asyncio.gather(*(Connection.to(base) for _ in range(clients)))
+async def repeat(base: str, steps: Sequence[Step], *, warm_up_s: float, seconds: float) -> Load:
+    """Have a client for each of the steps repeat it."""
     began = time.perf_counter() + warm_up_s
     load = Load(began, began + seconds)
-    try:
-        await asyncio.gather(
-            *(
-                _shop(connection, accounts[index % len(accounts) :: clients], load, price)
-                for index, connection in enumerate(connections)
-            )
-        )
-    finally:
-        for connection in connections:
-            connection.close()
+    await asyncio.gather(*(_repeat(base, step, load) for step in steps))
     return load
 
 
-async def _shop(connection: Connection, accounts: Sequence[Account], load: Load, price: str) -> None:
-    for account in cycle(accounts):
-        if time.perf_counter() >= load.until:
-            return
-        headers = bearer(account)
+async def _repeat(base: str, step: Step, load: Load) -> None:
+    connection: Connection | None = None
+    while time.perf_counter() < load.until:
         started = time.perf_counter()
-        status, order = await connection.ask("POST", "/client/orders", {"price": price}, **headers)
-        while status == 202 or (status == 200 and order["status"] == "pending"):  # noqa: PLR2004 - HTTP's numbers
-            await asyncio.sleep(LOOK_AGAIN_S)
-            status, order = await connection.ask("GET", f"/client/orders/{order['id']}", **headers)
-        load.note(started, order["status"] if status in (200, 201) else f"{status}")
+        try:
+            if connection is None:
+                connection = await Connection.to(base)
+            outcome = await step(connection)
+        except Failed as failed:
+            load.fail(str(failed))
+        except OSError:  # a timeout is one, too
+            load.fail("no answer")
+            if connection is not None:
+                connection.close()
+            connection = None
+        else:
+            load.note(started, outcome.name, pending=outcome.pending)
+            continue
+        await asyncio.sleep(PAUSE_S)
+    if connection is not None:
+        connection.close()
 
 
-def main() -> None:
-    """Do what standard input asks for; answer on standard output, with a line at each edge of the time that counts."""
-    asked = orjson.loads(sys.stdin.buffer.read())
-    uvloop.run(_answer(asked))
+def ordering(account: Account, price: str, until: float) -> Step:
+    """Place orders."""
+
+    async def step(connection: Connection) -> Outcome:
+        order, pending = await place_order(connection, account, price, until=until)
+        return Outcome(order["status"], pending)
+
+    return step
+
+
+What = Literal["account", "order", "letters"]
+
+
+def paths(account: Account, what: What) -> list[str]:
+    """Say where an account, its orders or its letters are read."""
+    known = {"account": ["/client/billing/account"], "letters": ["/client/notifications"]}
+    return known.get(what) or [f"/client/orders/{order}" for order in account.orders]
+
+
+def reading(account: Account, what: What) -> Step:
+    """Read the account's balance, its orders one after the other, or its letters."""
+    turns = cycle(paths(account, what))
+
+    async def step(connection: Connection) -> Outcome:
+        status, answer = await connection.ask("GET", next(turns), **bearer(account))
+        if status != HTTPStatus.OK or not isinstance(answer, dict):
+            raise Failed(f"{status}")
+        return Outcome("read")
+
+    return step
+
+
+def registering(names: Iterator[str]) -> Step:
+    """Register people, of whom `names` has one for each."""
+
+    async def step(connection: Connection) -> Outcome:
+        status, _ = await connection.ask("POST", "/client/users", registration(next(names)))
+        if status not in (201, 202):
+            raise Failed(f"{status}")
+        return Outcome("registered", pending=status == HTTPStatus.ACCEPTED)
+
+    return step
+
+
+def _endless_logins() -> Iterator[str]:
+    while True:
+        yield from logins(1000)
+
+
+def steps_of(do: str, clients: int, accounts: Sequence[Account], asked: dict[str, Any], until: float) -> list[Step]:
+    """Give each client something to do, and one of the accounts in turn to do it with."""
+    turns = [accounts[index % len(accounts)] for index in range(clients)] if accounts else []
+    match do:
+        case "place orders":
+            return [ordering(account, asked["price"], until) for account in turns]
+        case "read":
+            return [reading(account, asked["what"]) for account in turns]
+        case "register":
+            names = _endless_logins()
+            return [registering(names) for _ in range(clients)]
+        case _:
+            raise ValueError(f"nobody knows how to {do}")
 
 
 async def _answer(asked: dict[str, Any]) -> None:
-    match asked.pop("do"):
-        case "open accounts":
-            accounts = await open_accounts(**asked)
-            _say([{"login": one.login, "token": one.token} for one in accounts])
-        case "place orders":
-            accounts = [Account(**one) for one in asked.pop("accounts")]
-            loop = asyncio.get_running_loop()
-            loop.call_later(asked["warm_up_s"], _say, "began")
-            loop.call_later(asked["warm_up_s"] + asked["seconds"], _say, "over")
-            load = await place_orders(accounts=accounts, **asked)
-            _say({"seconds": load.seconds, "outcomes": load.outcomes, "cpu_s": sum(os.times()[:2])})
-        case what:
-            raise ValueError(f"nobody knows how to {what}")
+    do, base = asked.pop("do"), asked.pop("base")
+    if do == "open accounts":
+        _say([asdict(one) for one in await open_accounts(base, **asked)])
+        return
+    accounts = [Account(**one) for one in asked.pop("accounts", ())]
+    warm_up_s, seconds = asked.pop("warm_up_s"), asked.pop("seconds")
+    until = time.perf_counter() + warm_up_s + seconds + ANSWER_WITHIN_S
+    steps = steps_of(do, asked.pop("clients"), accounts, asked, until)
+    loop = asyncio.get_running_loop()
+    for at_s in (warm_up_s, warm_up_s + seconds):
+        loop.call_later(at_s, _say, "edge")
+    load = await repeat(base, steps, warm_up_s=warm_up_s, seconds=seconds)
+    seen = Seen(seconds=load.seconds, outcomes=dict(load.outcomes), failures=dict(load.failures), pending=load.pending)
+    _say(seen)
 
 
 def _say(what: Any) -> None:
     sys.stdout.buffer.write(orjson.dumps(what) + b"\n")
     sys.stdout.buffer.flush()
+
+
+async def have_clients(**asked: Any) -> AsyncGenerator[Any, None]:
+    """Have clients, a process of their own, `do` something at a `base`; give what they say.
+
+    To ``open accounts`` they answer with the accounts. All else takes `clients`, `accounts`, `warm_up_s` and `seconds`:
+    they say when the time that counts begins and ends, and then what they saw.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.clients"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=1 << 28,
+        cwd=Path(__file__).parents[1],
+        preexec_fn=die_with_parent,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(orjson.dumps(asked))
+        process.stdin.close()
+        async for line in process.stdout:
+            yield orjson.loads(line)
+        if await process.wait():
+            raise RuntimeError(f"the clients could not {asked['do']}; see above")
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+
+
+def main() -> None:
+    """Do what standard input asks for; answer on standard output."""
+    uvloop.run(_answer(orjson.loads(sys.stdin.buffer.read())))
 
 
 if __name__ == "__main__":

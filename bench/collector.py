@@ -4,8 +4,10 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from libs.local.servers import free_port
+from libs.local.supervisor import die_with_parent
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
 
@@ -14,7 +16,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Le
 async def collecting() -> AsyncIterator[dict[str, str]]:
     """Run a collector until the end of the block; give the settings that have traces sent to it."""
     port = free_port()
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.collector", str(port))
+    command = (sys.executable, "-m", "bench.collector", str(port))
+    process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[1], preexec_fn=die_with_parent)
     try:
         yield {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
     finally:

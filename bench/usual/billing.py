@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from bench.usual.shared import (
     BILLING,
     ORDERS,
-    WORKERS,
+    SUBSCRIBED,
     Base,
     Caller,
     OrderPlaced,
@@ -82,7 +82,7 @@ async def account(user_id: Caller) -> dict[str, str]:
     return {"balance": decimal(wallet.balance_minor), "currency": "RUB"}
 
 
-@router.subscriber("orders.order.placed", stream=ORDERS, durable="billing", **WORKERS)  # type: ignore[untyped-decorator] # of a dict
+@router.subscriber("orders.order.placed", stream=ORDERS, durable="billing", **SUBSCRIBED)  # type: ignore[untyped-decorator] # of a dict
 async def on_order_placed(placed: OrderPlaced) -> None:
     async with Session() as session, session.begin():
         wallet = await session.get(Wallet, placed.user_id, with_for_update=True)

@@ -13,7 +13,16 @@ from typing import Any, Final, Literal
 
 import aiohttp
 
-from libs.local.servers import CannotStart, Postgres, free_port, listening, nats_nodes, nats_program, require_free
+from libs.local.servers import (
+    ALWAYS,
+    CannotStart,
+    Postgres,
+    free_port,
+    listening,
+    nats_nodes,
+    nats_program,
+    require_free,
+)
 from libs.local.supervisor import Program, Supervisor, environment
 from libs.storage import Database
 from libs.storage.migrations import migrate
@@ -53,6 +62,10 @@ class Plan:
     extra: dict[str, str] = field(default_factory=dict)
     cluster: bool = False
     """Three NATS servers that keep every stream together, instead of one."""
+    sync_interval: str = ALWAYS
+    """How soon NATS flushes what it has acknowledged. No command sets it: the benchmark measures what it costs."""
+    nats_url: str = ""
+    """A NATS server that runs already, with the user's name and password, if it asks for them; none is started."""
 
     @classmethod
     def of(cls, settings: Settings, *, database: DatabaseKind, replicas: int = 1, cluster: bool = False) -> "Plan":
@@ -84,7 +97,8 @@ class System:
         self._say = say
         self._logs = plan.data_dir / "logs"
         self._credentials = ensure_credentials(plan.data_dir / "keys")
-        self._nats_ports = [plan.nats_port, *(free_port() for _ in range(NODES - 1 if plan.cluster else 0))]
+        others = NODES - 1 if plan.cluster else 0
+        self._nats_ports = [] if plan.nats_url else [plan.nats_port, *(free_port() for _ in range(others))]
         self._ports: dict[str, list[int]] = {}
         self._urls: dict[str, str] = {}
         self._postgres: Postgres | None = None
@@ -97,7 +111,7 @@ class System:
     @property
     def nats_url(self) -> str:
         """Where NATS listens: one server, or several with commas in between."""
-        return ",".join(f"nats://127.0.0.1:{port}" for port in self._nats_ports)
+        return self.plan.nats_url or ",".join(f"nats://127.0.0.1:{port}" for port in self._nats_ports)
 
     @property
     def services(self) -> list[str]:
@@ -178,7 +192,8 @@ class System:
 
     def _check_ports(self) -> None:
         require_free(self.plan.gateway_port, "GATEWAY_PORT")
-        require_free(self.plan.nats_port, "NATS_PORT")
+        if not self.plan.nats_url:
+            require_free(self.plan.nats_port, "NATS_PORT")
 
     async def start_nats(self) -> None:
         """Start the NATS servers that do not run, and wait until all listen."""
@@ -192,10 +207,13 @@ class System:
     def _nats(self) -> list[Program]:
         # Each kind has stores of its own: what one server has kept, three would throw away.
         folder, access = self.plan.data_dir, nats_access(self._credentials)
+        if self.plan.nats_url:
+            return []
         if self.plan.cluster:
             known = self._credentials.nats_nodes
             return nats_nodes(folder / "nats-nodes", self._nats_ports, known, self._logs, access=access)
-        return [nats_program(folder / "nats", self.plan.nats_port, self._logs, access=access)]
+        port, interval = self.plan.nats_port, self.plan.sync_interval
+        return [nats_program(folder / "nats", port, self._logs, access=access, sync_interval=interval)]
 
     async def start_postgres(self) -> None:
         """Start the system's own PostgreSQL server and wait until it answers."""
@@ -240,7 +258,7 @@ class System:
         common = {
             "JWT_PUBLIC_KEYS": str(self._credentials.public_keys),
             "PYTHONUNBUFFERED": "1",
-            "STREAM_REPLICAS": str(len(self._nats)),
+            "STREAM_REPLICAS": str(max(1, len(self._nats))),
             **self.plan.extra,
         }
         programs = []
@@ -248,8 +266,7 @@ class System:
             env = {
                 **common,
                 "NATS_URL": self.reached_at(self.nats_url),
-                "NATS_USER": name,
-                "NATS_PASSWORD": self._credentials.nats[name],
+                **({} if self.plan.nats_url else {"NATS_USER": name, "NATS_PASSWORD": self._credentials.nats[name]}),
                 "DATABASE_URL": self.reached_at(self._urls[name]),
                 "FINGERPRINT_KEY": self._credentials.fingerprint_key,
             }

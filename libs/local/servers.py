@@ -24,6 +24,9 @@ UNPRIVILEGED: Final = "orderly-postgres"
 """PostgreSQL refuses to run as root; for root it runs as this user, made when it is missing."""
 
 
+ALWAYS: Final = "always"
+"""The `sync_interval` with which an acknowledged message is on the disk; by default that may take two minutes."""
+
 _given: Final[set[int]] = set()
 """Ports that `free_port` has found, and nobody may listen on yet."""
 
@@ -76,7 +79,9 @@ async def listening(port: int, *, within_s: float, what: str, log: Path) -> None
         raise CannotStart(f"{what} did not start within {within_s:.0f} s; see {log}") from None
 
 
-def nats_program(folder: Path, port: int, logs: Path, *, access: Mapping[str, Any] | None = None) -> Program:
+def nats_program(
+    folder: Path, port: int, logs: Path, *, access: Mapping[str, Any] | None = None, sync_interval: str = ALWAYS
+) -> Program:
     """Describe a NATS server with JetStream whose store lies in `folder`.
 
     `access` is the part of its configuration that says who may do what; without it, everybody may do everything.
@@ -90,8 +95,7 @@ def nats_program(folder: Path, port: int, logs: Path, *, access: Mapping[str, An
         "host": "127.0.0.1",
         "port": port,
         "server_name": "orderly",
-        # Without `always` an acknowledged message may not be on the disk for two minutes.
-        "jetstream": {"store_dir": str(folder / "store"), "sync_interval": "always"},
+        "jetstream": {"store_dir": str(folder / "store"), "sync_interval": sync_interval},
         **(access or {}),
     }
     file = folder / "nats-server.conf"

@@ -6,8 +6,8 @@ Written as SVG by hand: a picture of one kind needs no plotting library (0018-so
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
-from xml.sax.saxutils import escape
 
+from libs.plots import line, picture, rectangle, step, text
 from orderly.faults.broker import LOSSES
 from orderly.soak.meter import clock, each_second
 from orderly.soak.report import Happened, Report
@@ -39,44 +39,39 @@ STEPS: Final = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000)
 TICKS_AT_MOST_X: Final = 13
 TICKS_AT_MOST_Y: Final = 7
 
-FONT: Final = "font-family=\"Verdana, 'DejaVu Sans', sans-serif\""
-
 
 def plot(report: Report) -> str:
     """Draw a report."""
     rows = -(-len(_lines(report)) // COLUMNS)
     height = TOP + PLOT_HEIGHT + 74 + (rows + 1) * ROW + 10
     counts = each_second(report.confirmed_s, report.seconds)
-    step = _step(max(counts, default=0) * 1.05 or 1, STEPS, TICKS_AT_MOST_Y)
-    top = step * -(-max(1, *counts, 1) // step)
+    every = step(max(counts, default=0) * 1.05 or 1, STEPS, TICKS_AT_MOST_Y)
+    top = every * -(-max(1, *counts, 1) // every)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"',
-        f' {FONT} fill="{INK}" font-size="13" role="img">',
-        "<title>Orders confirmed per second during a soak</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        rectangle(0, 0, WIDTH, height, 'fill="#ffffff"'),
         *_heading(report),
         *_bands(report),
-        *_axes(report.seconds, top, step),
+        *_axes(report.seconds, top, every),
         _area(counts, report.seconds, top),
         *_marks(report),
         *_legend(report),
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    title = "Orders confirmed per second during a soak"
+    return picture(WIDTH, height, title, parts, attributes=f'fill="{INK}" font-size="13"')
 
 
 def _heading(report: Report) -> Iterator[str]:
     replicas = f", {report.replicas} processes a service" if report.replicas > 1 else ""
     minutes = f"{report.seconds / 60:.0f} min" if report.seconds >= 90 else f"{report.seconds:.0f} s"
-    yield _text(LEFT, 34, "Orders confirmed per second", 'font-size="20" font-weight="bold"')
+    yield text(LEFT, 34, "Orders confirmed per second", 'font-size="20" font-weight="bold"')
     said = f"{report.database}{replicas}, {minutes} under load, seed {report.seed}"
-    yield _text(LEFT, 56, said, f'fill="{PALE}"')
+    yield text(LEFT, 56, said, f'fill="{PALE}"')
     found = "everything settled, HTTP and the books agree" if report.clean else "NOT CLEAN"
     summary = (
         f"{report.outcomes.get('confirmed', 0):,} orders confirmed, {len(report.survived)} of "
         f"{len(report.faults)} faults survived, worst pause {report.worst_pause.seconds:.1f} s, {found}"
     )
-    yield _text(WIDTH - RIGHT, 34, summary, f'text-anchor="end" fill="{GREEN if report.clean else RED}"')
+    yield text(WIDTH - RIGHT, 34, summary, f'text-anchor="end" fill="{GREEN if report.clean else RED}"')
 
 
 def _bands(report: Report) -> Iterator[str]:
@@ -84,26 +79,26 @@ def _bands(report: Report) -> Iterator[str]:
         left, right = _x(fault.begin_s, report.seconds), _x(fault.end_s, report.seconds)
         width, bottom = max(right - left, NARROWEST_BAND), TOP + PLOT_HEIGHT
         shade = f'fill="{RED}" opacity="{DARK if fault.fault in LOSSES else LIGHT}"'
-        yield f'<rect x="{left:.1f}" y="{TOP}" width="{width:.1f}" height="{PLOT_HEIGHT}" {shade}/>'
-        yield f'<line x1="{left:.1f}" y1="{TOP}" x2="{left:.1f}" y2="{bottom}" stroke="{RED}" opacity="0.5"/>'
+        yield rectangle(left, TOP, width, PLOT_HEIGHT, shade)
+        yield line(left, TOP, left, bottom, f'stroke="{RED}" opacity="0.5"')
 
 
-def _axes(seconds: float, top: float, step: float) -> Iterator[str]:
-    for number in range(int(top / step) + 1):
-        y = _y(number * step, top)
-        yield f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#dde3ea"/>'
-        yield _text(LEFT - 8, y + 4, f"{number * step:g}", f'text-anchor="end" fill="{PALE}"')
-    every_s = _step(seconds, STEPS_S, TICKS_AT_MOST_X)
+def _axes(seconds: float, top: float, every: float) -> Iterator[str]:
+    for number in range(int(top / every) + 1):
+        y = _y(number * every, top)
+        yield line(LEFT, y, WIDTH - RIGHT, y, 'stroke="#dde3ea"')
+        yield text(LEFT - 8, y + 4, f"{number * every:g}", f'text-anchor="end" fill="{PALE}"')
+    every_s = step(seconds, STEPS_S, TICKS_AT_MOST_X)
     bottom = TOP + PLOT_HEIGHT
     for at_s in range(0, int(seconds) + 1, int(every_s)):
         x = _x(at_s, seconds)
-        yield f'<line x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 5}" stroke="{PALE}"/>'
-        yield _text(x, bottom + 20, clock(at_s), f'text-anchor="middle" fill="{PALE}"')
-    yield f'<line x1="{LEFT}" y1="{bottom}" x2="{WIDTH - RIGHT}" y2="{bottom}" stroke="{PALE}"/>'
-    yield _text(LEFT + PLOT_WIDTH / 2, bottom + 42, "time (min:s)", f'text-anchor="middle" fill="{PALE}"')
+        yield line(x, bottom, x, bottom + 5, f'stroke="{PALE}"')
+        yield text(x, bottom + 20, clock(at_s), f'text-anchor="middle" fill="{PALE}"')
+    yield line(LEFT, bottom, WIDTH - RIGHT, bottom, f'stroke="{PALE}"')
+    yield text(LEFT + PLOT_WIDTH / 2, bottom + 42, "time (min:s)", f'text-anchor="middle" fill="{PALE}"')
     middle = TOP + PLOT_HEIGHT / 2
     turned = f'text-anchor="middle" fill="{PALE}" transform="rotate(-90 18 {middle:.0f})"'
-    yield _text(18, middle, "orders / s", turned)
+    yield text(18, middle, "orders / s", turned)
 
 
 def _area(counts: Sequence[int], seconds: float, top: float) -> str:
@@ -119,7 +114,7 @@ def _area(counts: Sequence[int], seconds: float, top: float) -> str:
 def _marks(report: Report) -> Iterator[str]:
     """Number the bands above the plot, in two rows; where they stand too close together, one has no number."""
     ends = [0.0, 0.0]
-    numbers = {fault.number: line.number for line in _lines(report) for fault in line.faults}
+    numbers = {fault.number: told.number for told in _lines(report) for fault in told.faults}
     for fault in report.faults:
         middle = _x((fault.begin_s + fault.end_s) / 2, report.seconds)
         row = next((row for row, end in enumerate(ends) if middle - end >= MARK), None)
@@ -131,15 +126,15 @@ def _marks(report: Report) -> Iterator[str]:
 def _legend(report: Report) -> Iterator[str]:
     lines, top = _lines(report), TOP + PLOT_HEIGHT + 84
     rows = -(-len(lines) // COLUMNS)
-    for place, line in enumerate(lines):
+    for place, told in enumerate(lines):
         column, row = divmod(place, rows)
         x, y = LEFT + column * PLOT_WIDTH / COLUMNS, top + row * ROW
-        yield from _number(x + 8, y - 4, line.number)
-        yield _text(x + 24, y, line.text, 'font-size="11.5"')
+        yield from _number(x + 8, y - 4, told.number)
+        yield text(x + 24, y, told.text, 'font-size="11.5"')
     if lines:
         said = "In brackets: the longest time without a confirmed order, begun before the next fault. "
         said += "Dark: the broker forgot something; consumers rest for 30 s before they hear it again."
-        yield _text(LEFT, top + rows * ROW, said, f'font-size="11.5" fill="{PALE}"')
+        yield text(LEFT, top + rows * ROW, said, f'font-size="11.5" fill="{PALE}"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +169,7 @@ def _longest(report: Report, some: Sequence[Happened]) -> str:
 def _number(x: float, y: float, number: int) -> Iterator[str]:
     attributes = 'text-anchor="middle" fill="#ffffff" font-size="9.5" font-weight="bold"'
     yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8.5" fill="{RED}"/>'
-    yield _text(x, y + 3.5, str(number), attributes)
-
-
-def _text(x: float, y: float, text: str, attributes: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" {attributes}>{escape(text)}</text>'
-
-
-def _step(whole: float, steps: Sequence[int], at_most: int) -> int:
-    """Choose the finest step that leads to no more ticks than fit."""
-    return next((step for step in steps if whole / step < at_most), steps[-1])
+    yield text(x, y + 3.5, str(number), attributes)
 
 
 def _x(seconds: float, whole: float) -> float:

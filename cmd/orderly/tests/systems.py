@@ -33,13 +33,17 @@ async def running_system(
     cluster: bool = False,
     extra: dict[str, str] | None = None,
     database_urls: dict[str, str] | None = None,
+    nats_url: str = "",
     kind: Callable[[Plan, Callable[[str], None]], System] = System,
 ) -> AsyncIterator[System]:
     """A system of the test's own; its folder is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="orderly-test-"))
     folder.chmod(0o711)  # PostgreSQL may run as another user
     said: list[str] = []
-    plan = Plan(folder, free_port(), free_port(), database, replicas, database_urls or {}, extra or {}, cluster)
+    ports = free_port(), free_port()
+    plan = Plan(
+        folder, *ports, database, replicas, database_urls or {}, extra or {}, cluster=cluster, nats_url=nats_url
+    )
     system = kind(plan, said.append)
     system.supervisor = Supervisor(said.append, spawn)
     try:

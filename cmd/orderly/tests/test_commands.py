@@ -439,6 +439,7 @@ OTHERS: Final = {
     "PGPASSWORD",  # libpq's
     "NATS_PASSWORD_<USER>",  # the broker's own, in access.conf
     "<SERVICE>_DATABASE_URL",
+    *("BENCH_POSTGRES_URL", "BENCH_NATS_URL"),  # the benchmark's
     *("ORDERLY_IMAGE", "PYTHON_IMAGE", "NATS_IMAGE", "POSTGRES_IMAGE", "SSL_CERT_FILE"),  # Compose's, and the build's
 }
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from libs.local.servers import free_port, listening, nats_nodes
+from libs.local.servers import free_port, listening, nats_nodes, nats_program
 from libs.local.supervisor import Supervisor
 
 
@@ -17,6 +17,13 @@ def test_nodes_have_names_folders_and_logs_of_their_own(tmp_path: Path) -> None:
     assert len({config["jetstream"]["store_dir"] for config in configs}) == 3
     assert {config["jetstream"]["sync_interval"] for config in configs} == {"always"}
     assert len({config["port"] for config in configs} | {config["cluster"]["listen"] for config in configs}) == 6
+
+
+def test_only_who_asks_for_it_has_less_than_everything_on_the_disk(tmp_path: Path) -> None:
+    usual = nats_program(tmp_path, free_port(), tmp_path / "logs")
+    assert json.loads(Path(usual.argv[-1]).read_text())["jetstream"]["sync_interval"] == "always"
+    less = nats_program(tmp_path, free_port(), tmp_path / "logs", sync_interval="2m")
+    assert json.loads(Path(less.argv[-1]).read_text())["jetstream"]["sync_interval"] == "2m"
 
 
 async def test_who_does_not_know_the_password_is_no_node(tmp_path: Path) -> None:
