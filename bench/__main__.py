@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from bench import orders, parts, reads, registration, scale, servers
+from bench import flat, orders, parts, reads, registration, scale, servers
 from bench.rounds import Disturbed
 from libs.local.servers import CannotStart
+from libs.local.supervisor import interrupt_nobody
 
 PARTS: Final = {
     part.name: part
@@ -17,6 +18,7 @@ PARTS: Final = {
         reads.PART,
         registration.PART,
         scale.PART,
+        flat.PART,
     )
 }
 ALL: Final = "all"
@@ -25,6 +27,7 @@ ALL: Final = "all"
 def main() -> None:
     """Run a part; exit code 1 when its gate or anybody's books fail, 2 when it cannot be measured."""
     chosen = asked(sys.argv[1:])
+    interrupt_nobody()  # as `just run` does; here for everybody, clients included
     out = parts.console()
     try:
         for setting in (servers.POSTGRES, servers.NATS):

@@ -6,19 +6,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 from pydantic import SecretStr
 
 from auth.credentials import Tokens
 from auth.settings import Settings
-from bench.clients import Account
-from bench.contestants import CONTESTANTS, Running
+from bench.contestants import CONTESTANTS, OURS
 from bench.filling import Amounts, add_due, due, fill
-from bench.processes import machine_cpu_s, usage
-from bench.report import OURS
-from bench.rounds import Round, _ask, _flushes
+from bench.people import Account
+from bench.rounds import Length, Round, measure
+from bench.running import Running
 from libs.local.servers import Postgres, free_port
 from libs.local.supervisor import Supervisor
 from orderly.credentials import ensure_credentials
@@ -46,16 +45,6 @@ class Situation:
     due: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How a round is played: `accounts` are how many place orders, unless there is but one."""
-
-    clients: int
-    warm_up_s: float
-    seconds: float
-    accounts: int
-
-
 class PrunedTooSoon(RuntimeError):
     """Pruning was over before the round was: there were too few rows for it."""
 
@@ -81,13 +70,14 @@ async def books_of(folder: Path) -> Sequence[str]:
         return await running.examine()
 
 
-async def play(folder: Path, situation: Situation, effort: Effort) -> Round:
-    """Start the system in a folder, and place orders. The books are not examined."""
+async def play(folder: Path, situation: Situation, *, clients: int, used: int, length: Length) -> Round:
+    """Start the system in a folder, and place orders from `used` of its accounts. The books are not examined."""
     async with CONTESTANTS[OURS].running(folder) as running:
         urls = _urls(folder, running)
-        accounts = await _accounts(folder, urls, 1 if situation.hot else effort.accounts)
+        accounts = [asdict(one) for one in await _accounts(folder, urls, 1 if situation.hot else used)]
+        asked = {"do": "place orders", "accounts": accounts, "clients": clients, "price": "1.00"}
         async with _pruning(urls, situation.due):
-            return await _measure(running, accounts, effort)
+            return await measure(running, asked, length)
 
 
 async def _run_once(folder: Path) -> None:
@@ -141,32 +131,3 @@ async def _begun(urls: Mapping[str, str], at_first: int) -> None:
         if await due(urls) < at_first:
             return
     raise TimeoutError(f"no service has pruned anything within {PRUNING_WITHIN_S} s")
-
-
-async def _measure(running: Running, accounts: Sequence[Account], effort: Effort) -> Round:
-    placing = {"do": "place orders", "base": running.url, "accounts": [asdict(one) for one in accounts]}
-    timing = {"clients": effort.clients, "warm_up_s": effort.warm_up_s, "seconds": effort.seconds}
-    moments: list[tuple[float, float, dict[str, float], int]] = []
-    load: dict[str, Any] = {}
-    async for said in _ask({**placing, **timing}):
-        if isinstance(said, dict):
-            load = said
-        else:
-            used = {name: usage(pid).cpu_s for name, pid in running.pids.items()}
-            clock = asyncio.get_running_loop().time()
-            moments.append((clock, machine_cpu_s(), used, await _flushes(running.postgres)))
-    (began, machine, before, flushes), (over, machine_after, after, flushes_after) = moments
-    count, own = max(len(load["seconds"]), 1), sum(after.values()) - sum(before.values())
-    client = load["cpu_s"] * effort.seconds / (effort.seconds + effort.warm_up_s)
-    cores = len(os.sched_getaffinity(0))
-    return Round(
-        clients=effort.clients,
-        lasted_s=effort.seconds,
-        seconds=load["seconds"],
-        outcomes=load["outcomes"],
-        cpu_us={name: 1e6 * (after[name] - before[name]) / count for name in before},
-        memory={name: usage(pid).memory for name, pid in running.pids.items()},
-        flushes=(flushes_after - flushes) / count,
-        foreign=max(0.0, (machine_after - machine - own - client) / ((over - began) * cores)),
-        wrong=(),
-    )

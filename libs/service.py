@@ -59,7 +59,7 @@ class Service(Generic[StoreT, ToolsT]):
     `awaits` is what its requests wait for. `hears` are plain subjects of its own facts, stated by this or another
     replica; whoever waits for the id at their end looks again. `gauges` are numbers in its tables worth watching.
     `pace_s` is for a service nobody waits for: what follows from a batch of facts comes at once, the next batch so much
-    later. When much happens, batches are larger, and cost less.
+    later, unless it was full. When much happens, batches are larger, and cost less.
     """
 
     name: str

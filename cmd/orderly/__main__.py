@@ -9,6 +9,7 @@ from typing import Any, Final
 from auth import rotation
 from auth.settings import KeySettings
 from libs.local.servers import CannotStart
+from libs.local.supervisor import interrupt_nobody
 from orderly import cluster_run, databases
 from orderly.audit import command as auditing
 from orderly.compose import compose_down, compose_up
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(given: argparse.Namespace, settings: Settings) -> Coroutine[Any, Any, int]:
     plan = Plan.of(settings, database=given.database, replicas=given.replicas, cluster=given.cluster)
+    interrupt_nobody()
     return run(plan, reload=given.reload)
 
 

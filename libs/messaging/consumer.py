@@ -87,7 +87,7 @@ def is_passing(error: Exception) -> bool:
 class Consumer(Generic[StoreT]):
     """Pulls from one durable consumer and hands batches to the handlers of its types.
 
-    With `pace_s` a batch is followed by the next one so many seconds later, unless that one is full: for work that
+    With `pace_s` a batch is followed by the next one so many seconds later, unless it was full: for work that
     nobody waits for.
     """
 
@@ -126,7 +126,7 @@ class Consumer(Generic[StoreT]):
                 except Exception:
                     # Not acknowledged, so it comes again after its ack_wait.
                     log.exception("batch given up for now", stream=self._durable.stream)
-                if self._pace_s and len(subscription.held()) < self._batch_limit:
+                if self._pace_s and len(batch) < self._batch_limit:
                     await self._unless_stopped(asyncio.sleep(self._pace_s))
         finally:
             await subscription.close()

@@ -61,7 +61,8 @@ class Relay:
     Nothing waits for a mark: what was stored within a quarter of a second is marked together, and while it is, the next
     batches are published.
 
-    With `pace_s` a batch is followed by the next one so many seconds later: for facts that nobody waits for.
+    With `pace_s` a batch is followed by the next one so many seconds later, unless it was full: for facts that nobody
+    waits for.
 
     Messages of one process are published in the order of their commits while the bus is there; after an
     outage, oldest first. No order holds between processes, and nothing may rely on one.
@@ -158,7 +159,7 @@ class Relay:
                     self._queue.popleft()
                 self._stored.append(stored)
                 self._marking.set()
-                if self._pace_s and len(self._queue) < BATCH:
+                if self._pace_s and len(batch) < BATCH:
                     await self._rest(self._pace_s)
 
     async def _mark_forever(self) -> None:

@@ -117,10 +117,11 @@ class Stage:
         awaits: Awaits[AsyncConnection] | None = None,
         *,
         service: str = "orders",
+        pace_s: float = 0.0,
     ) -> None:
         self.database = database
         self.bus = bus
-        self.relay = Relay(database, bus, service)
+        self.relay = Relay(database, bus, service, pace_s=pace_s)
         self.units: Units[AsyncConnection] = Units(database, lambda connection: connection, self.relay, awaits)
 
     def relaying(self) -> AbstractAsyncContextManager[None]:

@@ -111,9 +111,11 @@ def handlers() -> Handlers:
     return Handlers()
 
 
-def consumer_of(stage: Stage, handlers: Handlers, *, batch_limit: int = 256) -> Consumer[AsyncConnection]:
+def consumer_of(
+    stage: Stage, handlers: Handlers, *, batch_limit: int = 256, pace_s: float = 0.0
+) -> Consumer[AsyncConnection]:
     (durable,) = durables("billing", handlers.table)
-    return Consumer("billing", durable, handlers.table, stage.units, batch_limit=batch_limit)
+    return Consumer("billing", durable, handlers.table, stage.units, batch_limit=batch_limit, pace_s=pace_s)
 
 
 @asynccontextmanager
@@ -316,6 +318,29 @@ async def test_a_commit_that_fails_acknowledges_nothing_and_the_message_comes_ag
     assert handlers.calls == [("placed", [order.order_id])] * (TRIES + 1)
     assert await effects_in(stage.database) == {order.order_id: 1}
     assert await dead(stage.database) == []
+
+
+async def test_what_nobody_waits_for_is_handled_together_and_a_full_batch_at_once(
+    stage: Stage, handlers: Handlers
+) -> None:
+    first, *others = orders(6)
+    await publish(stage.bus, first)
+    consumer = consumer_of(stage, handlers, batch_limit=3, pace_s=3600)
+    consuming = asyncio.create_task(consumer.run(stage.bus))
+    await eventually(lambda: len(handlers.calls) == 1)  # while little happens, at once
+    await publish(stage.bus, *others)
+    consumer.stop()  # ends its rest, too
+    async with asyncio.timeout(10):
+        await consuming
+    assert len(handlers.calls) == 1
+
+    consumer = consumer_of(stage, handlers, batch_limit=2, pace_s=3600)
+    consuming = asyncio.create_task(consumer.run(stage.bus))
+    await eventually(lambda: len(handlers.calls) == 4)
+    consumer.stop()
+    async with asyncio.timeout(10):
+        await consuming
+    assert [len(ids) for _, ids in handlers.calls] == [1, 2, 2, 1]
 
 
 async def test_a_race_that_was_lost_is_run_again_at_once(

@@ -1,6 +1,7 @@
 """What only a real server shows: its absence, late acknowledgements, the stream's own properties."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from libs.contracts import stream_of
 from libs.local.servers import free_port
 from libs.messaging import durable, jetstream
 from libs.messaging.bus import BusUnavailable, Lag
+from libs.messaging.envelope import Outgoing
 from libs.messaging.jetstream import JetStream, JetStreamSettings
 from libs.messaging.tests.conftest import Server
 from libs.messaging.tests.stage import acknowledge, everything, message, messages, subjects_of, take
@@ -277,3 +279,20 @@ async def test_a_full_stream_refuses_what_is_new(server: Server, service: str) -
         await small.publish([message(service, payload=b"x" * 2048) for _ in range(2)])
 
     assert subjects_of(await take(await small.subscribe(everything(service)), 3)) == subjects_of(kept)
+
+
+async def test_few_messages_are_stored_singly_and_many_as_one_batch(
+    server: Server, stream: JetStream, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    really = stream._publish_batch
+
+    async def batch(messages: Sequence[Outgoing], above: int) -> list[int] | None:
+        batches.append(len(messages))
+        return await really(messages, above)
+
+    monkeypatch.setattr(stream, "_publish_batch", batch)
+    few, many = messages(service, jetstream.ATOMIC_FROM - 1), messages(service, jetstream.ATOMIC_FROM)
+    assert await stream.publish(few) == list(range(1, len(few) + 1))
+    assert await stream.publish(many) == list(range(len(few) + 1, len(few) + len(many) + 1))
+    assert batches == [jetstream.ATOMIC_FROM]

@@ -236,6 +236,30 @@ async def test_nothing_waits_for_a_mark_and_marks_are_made_together(
     assert together == [1, 4, 1]
 
 
+async def test_what_nobody_waits_for_is_published_together_and_at_once_when_somebody_is_in_a_hurry(
+    database: Database, broker: MemoryBroker
+) -> None:
+    bus = Slowly(broker)
+    stage = Stage(database, bus, pace_s=3600)
+    first, *others = messages("orders", 6)
+    async with stage.relaying():
+        stage.relay.offer([first])
+        await eventually(lambda: bus.sizes == [1])  # while little happens, at once
+        for one in others:
+            stage.relay.offer([one])
+        assert bus.sizes == [1]
+        await stage.relay.flush(5)
+    assert bus.sizes == [1, 5]
+
+
+async def test_a_full_batch_waits_for_nobody(database: Database, broker: MemoryBroker) -> None:
+    bus = Slowly(broker)
+    stage = Stage(database, bus, pace_s=3600)
+    async with stage.relaying():
+        stage.relay.offer(messages("orders", 2 * relay.BATCH + 1))
+        await eventually(lambda: bus.sizes == [relay.BATCH, relay.BATCH, 1])
+
+
 class Failing(MemoryBus):
     """Fails in a way nobody foresaw, once."""
 
