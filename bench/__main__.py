@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from bench import flat, orders, parts, reads, registration, scale, servers
+from bench import flames, flat, orders, parts, publishing, reads, registration, scale, servers
 from bench.rounds import Disturbed
 from libs.local.servers import CannotStart
 from libs.local.supervisor import interrupt_nobody
@@ -19,6 +19,8 @@ PARTS: Final = {
         registration.PART,
         scale.PART,
         flat.PART,
+        publishing.PART,
+        flames.PART,
     )
 }
 ALL: Final = "all"

@@ -109,11 +109,12 @@ async def _repeat(base: str, step: Step, load: Load) -> None:
         connection.close()
 
 
-def ordering(account: Account, price: str, until: float) -> Step:
-    """Place orders."""
+def ordering(accounts: Sequence[Account], price: str, until: float) -> Step:
+    """Place orders, from one account after the other."""
+    turns = cycle(accounts)
 
     async def step(connection: Connection) -> Outcome:
-        order, pending = await place_order(connection, account, price, until=until)
+        order, pending = await place_order(connection, next(turns), price, until=until)
         return Outcome(order["status"], pending)
 
     return step
@@ -163,7 +164,8 @@ def steps_of(do: str, clients: int, accounts: Sequence[Account], asked: dict[str
     turns = [accounts[index % len(accounts)] for index in range(clients)] if accounts else []
     match do:
         case "place orders":
-            return [ordering(account, asked["price"], until) for account in turns]
+            shares = [accounts[index % len(accounts) :: clients] for index in range(clients)]
+            return [ordering(share, asked["price"], until) for share in shares]
         case "read":
             return [reading(account, asked["what"]) for account in turns]
         case "register":

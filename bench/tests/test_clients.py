@@ -149,7 +149,7 @@ async def test_an_order_without_an_outcome_has_failed(answers: list[bytes], how:
 async def test_clients_go_on_after_failures() -> None:
     confirmed = said(201, CONFIRMED)
     async with answering([confirmed, CRASHED, confirmed, b"", *[confirmed] * 100_000]) as (base, asked):
-        load = await repeat(base, [ordering(ANN, "1.00", float("inf"))], warm_up_s=0.0, seconds=0.5)
+        load = await repeat(base, [ordering([ANN], "1.00", float("inf"))], warm_up_s=0.0, seconds=0.5)
     assert load.failures == {"500": 1, "no answer": 1}
     assert load.outcomes["confirmed"] == len(load.seconds)
     assert len(asked) - 3 <= len(load.seconds) <= len(asked) - 2  # the last may have ended too late
@@ -158,7 +158,7 @@ async def test_clients_go_on_after_failures() -> None:
 async def test_who_is_away_is_tried_again() -> None:
     async with answering([]) as (base, _):
         pass
-    load = await repeat(base, [ordering(ANN, "1.00", float("inf"))], warm_up_s=0.0, seconds=0.2)
+    load = await repeat(base, [ordering([ANN], "1.00", float("inf"))], warm_up_s=0.0, seconds=0.2)
     assert (load.outcomes, set(load.failures)) == ({}, {"no answer"})
     assert load.failures["no answer"] > 1
 

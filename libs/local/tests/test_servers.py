@@ -33,7 +33,8 @@ async def test_who_does_not_know_the_password_is_no_node(tmp_path: Path) -> None
     supervisor = Supervisor(lambda _sentence: None)
     await supervisor.start(node)
     try:
-        await listening(port, within_s=20, what="nats-server", log=node.log)
+        for open_now in (port, int(route)):  # the second a moment after the first
+            await listening(open_now, within_s=20, what="nats-server", log=node.log)
         assert await answer(int(route), "a guess") == "-ERR 'Authorization Violation'"
         assert await answer(int(route), "secret") != "-ERR 'Authorization Violation'"
     finally:
