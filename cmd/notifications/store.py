@@ -8,7 +8,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.storage.sets import among, insert_new, rows_among, update_all
+from libs.storage.sets import among, insert_new, newest_of, rows_among, update_all
 from notifications.domain import Contact, Letter, LetterKind
 from notifications.tables import contacts, letters
 
@@ -103,15 +103,9 @@ class SqlLetters:
 
     async def page(self, owner: UUID, *, order_id: UUID | None, before: UUID | None, limit: int) -> Sequence[Letter]:
         """See `Letters`."""
-        # One owner, written as several, and the first thing to sort by: sorted by id alone, they are read from
-        # everybody's newest on, if PostgreSQL expects to meet the owner's soon.
-        query = select(letters).where(among(self._connection, letters.c.user_id, [owner]))
-        if order_id is not None:
-            query = query.where(letters.c.order_id == order_id)
-        if before is not None:
-            query = query.where(letters.c.id < before)
-        query = query.order_by(letters.c.user_id.desc(), letters.c.id.desc()).limit(limit)
-        return [_letter(row) for row in await self._connection.execute(query)]
+        also = {} if order_id is None else {letters.c.order_id: order_id}
+        rows = await newest_of(self._connection, letters.c.user_id, owner, before=before, limit=limit, also=also)
+        return [_letter(row) for row in rows]
 
 
 def _letter(row: Row[Any]) -> Letter:

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Row, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.storage.sets import among, insert_all, rows_among, update_all
+from libs.storage.sets import insert_all, newest_of, rows_among, update_all
 from orders.domain import Order, OrderStatus
 from orders.tables import orders
 
@@ -89,13 +89,8 @@ class SqlOrders:
 
     async def page(self, owner: UUID, *, before: UUID | None, limit: int) -> Sequence[Order]:
         """See `Orders`."""
-        # One owner, written as several, and the first thing to sort by: sorted by id alone, they are read from
-        # everybody's newest on, if PostgreSQL expects to meet the owner's soon.
-        query = select(orders).where(among(self._connection, orders.c.user_id, [owner]))
-        if before is not None:
-            query = query.where(orders.c.id < before)
-        query = query.order_by(orders.c.user_id.desc(), orders.c.id.desc()).limit(limit)
-        return [_order(row) for row in await self._connection.execute(query)]
+        rows = await newest_of(self._connection, orders.c.user_id, owner, before=before, limit=limit)
+        return [_order(row) for row in rows]
 
 
 def _order(row: Row[Any]) -> Order:

@@ -72,6 +72,40 @@ def _reading(wanted: Column[Any], dialect: str, lock: bool) -> Executable:
     return found.order_by(wanted).with_for_update() if lock else found
 
 
+async def newest_of(
+    connection: AsyncConnection,
+    owned_by: Column[ValueT],
+    owner: ValueT,
+    *,
+    before: Any = None,
+    limit: int,
+    also: Mapping[Column[Any], Any] | None = None,
+) -> Sequence[Row[Any]]:
+    """Read an owner's rows by falling `id`, those below `before`, and with these values in other columns `also`."""
+    others = dict(also or {})
+    statement = _newest(owned_by, connection.dialect.name, before is not None, tuple(others))
+    given = {f"also_{column.name}": value for column, value in others.items()} | {"most": limit}
+    given |= {"owner": owner if connection.dialect.name == "sqlite" else [owner]}
+    given |= {"before": before} if before is not None else {}
+    return (await connection.execute(statement, given)).all()
+
+
+@cache
+def _newest(owned_by: Column[Any], dialect: str, below: bool, others: tuple[Column[Any], ...]) -> Executable:
+    table = owned_by.table
+    # One owner, written as several, and the first thing to sort by: sorted by id alone, they are read from everybody's
+    # newest on, if PostgreSQL expects to meet the owner's soon.
+    if dialect == "sqlite":
+        found = select(table).where(owned_by == bindparam("owner", type_=owned_by.type))
+    else:
+        found = select(table).where(owned_by == any_(bindparam("owner", type_=ARRAY(owned_by.type))))
+    if below:
+        found = found.where(table.c.id < bindparam("before", type_=table.c.id.type))
+    for other in others:
+        found = found.where(other == bindparam(f"also_{other.name}", type_=other.type))
+    return found.order_by(owned_by.desc(), table.c.id.desc()).limit(bindparam("most"))
+
+
 async def insert_all(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, all with the same columns, in their order. One that is there already fails them all."""
     if not rows:

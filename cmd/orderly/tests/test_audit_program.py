@@ -16,6 +16,7 @@ import pytest
 
 from libs.local.servers import free_port
 from libs.local.supervisor import environment
+from libs.tests.eventually import eventually
 from orderly.__main__ import main
 from orderly.audit import audit
 from orderly.audit.report import FOLLOWED, NAMED, TITLES
@@ -260,9 +261,13 @@ async def _story_and_motion(system: System) -> None:
     seen: list[Seen] = []
     async with watching(system.nats_url, EVERYTHING, seen.append), aiohttp.ClientSession() as session:
         _ = [step async for step in Story(session, system.url, seen).play()]
-    report = await audit(urls, system.nats_url)
-    assert report.offenders() == {}
-    assert {check.name: check.examined for check in report.checks}["facts_in_streams"] >= 10
+
+    async def all_marked() -> bool:  # a moment after they were published
+        report = await audit(urls, system.nats_url)
+        assert report.offenders() == {}
+        return {check.name: check.examined for check in report.checks}["facts_in_streams"] >= 10
+
+    await eventually(all_marked, within_s=20)
 
     stop = asyncio.Event()
     async with customers(system) as customer:

@@ -26,6 +26,7 @@ from libs.errors import Refusal, unavailable
 from libs.local.servers import free_port
 from libs.storage import Database, database, is_transient
 from libs.storage.sets import insert_new
+from libs.tests.eventually import eventually
 from libs.tests.units import on_postgres, on_sqlite, shared_database
 
 database_url = shared_database()
@@ -388,3 +389,33 @@ async def test_locks_of_a_client_that_is_gone_without_a_word_are_released(
 async def write(where: Database, number: int = 1) -> None:
     async with where.writing() as connection:
         await connection.execute(insert(counters), [counter(number)])
+
+
+async def test_whoever_has_waited_longest_for_a_connection_is_next(database_url: str) -> None:
+    narrow, order = Database(database_url, name="narrow", pool_size=1), list[str]()
+
+    async def come(name: str) -> None:
+        async with narrow.writing():
+            order.append(name)
+
+    try:
+        async with narrow.writing():
+            waiting = [asyncio.create_task(come(f"{number}")) for number in range(5)]
+            await eventually(lambda: len(narrow._writing._free._waiters or ()) == 5)
+        await come("late")  # asks at the very moment when the connection is free
+        await asyncio.gather(*waiting)
+        assert order == ["0", "1", "2", "3", "4", "late"]
+    finally:
+        await narrow.close()
+
+
+async def test_nobody_waits_for_a_connection_for_ever(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "TURN_WITHIN_S", 0.01)
+    narrow = Database(database_url, name="narrow", pool_size=1)
+    try:
+        async with narrow.writing():
+            with pytest.raises(TimeoutError) as late:
+                await narrow.writing().__aenter__()
+            assert is_transient(late.value)
+    finally:
+        await narrow.close()
