@@ -42,6 +42,11 @@ class GatheringConnection(AsyncConnection):
         await self.flush()
         return await super().run_sync(*arguments, **options)
 
+    async def exec_driver_sql(self, *arguments: Any, **options: Any) -> Any:
+        """See `AsyncConnection`."""
+        await self.flush()
+        return await super().exec_driver_sql(*arguments, **options)
+
     async def flush(self) -> None:
         """Send what was kept."""
         if not self._kept:
