@@ -47,9 +47,17 @@ async def run(given: argparse.Namespace, out: Console) -> int:
             assert recording is not None
             if await recording.wait():
                 raise CannotStart(f"py-spy could not look at {service}; it may need to be run as root")
+            picture.write_text(without_folders(picture.read_text()))
             out.print(f"written: {picture}")
         wrong = await running.examine()
     return int(bool(wrong))
+
+
+def without_folders(drawing: str) -> str:
+    """Take from a picture where this machine keeps Python and this project."""
+    for folder in (sys.prefix, sys.base_prefix, Path(__file__).parents[1]):
+        drawing = drawing.replace(f"{folder}/", "")
+    return drawing
 
 
 async def _record(

@@ -123,6 +123,17 @@ def nats_nodes(
     return programs
 
 
+SETTINGS: Final = (
+    "max_connections=200",
+    "jit=off",
+    "unix_socket_directories=",
+    # PostgreSQL's 128 MB are too few for the random pages of a million keys; what is not used takes no memory.
+    "shared_buffers=512MB",
+    "max_wal_size=2GB",
+)
+"""Of every PostgreSQL server that is started here."""
+
+
 class Postgres:
     """A PostgreSQL cluster in a folder."""
 
@@ -154,7 +165,7 @@ class Postgres:
             "-p",
             str(self._port),
         ]
-        for setting in ("max_connections=200", "jit=off", "unix_socket_directories=", *settings):
+        for setting in (*SETTINGS, *settings):
             argv += ["-c", setting]
         log = self._logs / "postgres.log"
         fast = signal.SIGINT  # ends sessions instead of waiting for them
