@@ -139,7 +139,7 @@ coverage *args: (_setup "dev")
 mutate *args: (_setup "dev")
     @exec {{ python }} -m libs.tests.mutate {{ args }}
 
-# Compare with what people would pick instead: bench [orders|reads|registration|scale|flat|publishing|flames|all] [contestants…] [--rounds N] [--clients N…] [--quick]
+# Compare with what people would pick instead: bench [orders|reads|registration|scale|flat|publishing|calls|flames|all] [contestants…] [--rounds N] [--clients N…] [--quick]
 [group('check')]
 [no-exit-message]
 bench *args: (_setup "dev")

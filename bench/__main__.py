@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from bench import flames, flat, orders, parts, publishing, reads, registration, scale, servers
+from bench import calls, flames, flat, orders, parts, publishing, reads, registration, scale, servers
 from bench.rounds import Disturbed
 from libs.local.servers import CannotStart
 from libs.local.supervisor import interrupt_nobody
@@ -20,6 +20,7 @@ PARTS: Final = {
         scale.PART,
         flat.PART,
         publishing.PART,
+        calls.PART,
         flames.PART,
     )
 }

@@ -12,9 +12,10 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, make_ur
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import QueuePool
 
-from libs.storage.gathering import GatheringConnection, GatheringEngine
+from libs.storage import greenlets
+from libs.storage.connections import TURN_WITHIN_S, Connections
+from libs.storage.gathering import GatheringConnection
 
 BUSY_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_S: Final = 15.0
@@ -23,9 +24,6 @@ STATEMENT_TIMEOUT_S: Final = 15.0
 ABANDONED_AFTER_S: Final = 5.0
 """How much longer PostgreSQL itself lets a statement take, or a transaction do nothing. It ends them then, and their
 locks with them; nobody else would where the way to the client is dead and neither side was told."""
-
-TURN_WITHIN_S: Final = 10.0
-"""How long to wait for a connection."""
 
 SQLITE_READERS: Final = 4
 
@@ -51,6 +49,9 @@ _TRANSIENT_SQLITE_CODES: Final = {
 }
 
 
+greenlets.reuse()
+
+
 class _SqliteConnection(sqlite3.Connection):
     """A connection that is closed in the middle of a statement (its unit of work was cut off) would keep the lock."""
 
@@ -58,30 +59,6 @@ class _SqliteConnection(sqlite3.Connection):
         with contextlib.suppress(sqlite3.Error):
             self.rollback()
         super().close()
-
-
-class _Turns:
-    """As many at a time as there are connections; whoever has waited longest is next.
-
-    SQLAlchemy's pool lets whoever asks at the right moment overtake those that wait: of 64 readers some waited a second
-    for what took the others 16 ms.
-    """
-
-    def __init__(self, connections: int) -> None:
-        self._free = asyncio.Semaphore(connections)
-
-    @asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
-        """Have a turn until the end of the block. Raises `TimeoutError` after `TURN_WITHIN_S` seconds of waiting."""
-        if self._free.locked():
-            async with asyncio.timeout(TURN_WITHIN_S):
-                await self._free.acquire()
-        else:
-            await self._free.acquire()  # at once
-        try:
-            yield
-        finally:
-            self._free.release()
 
 
 class Database:
@@ -98,14 +75,16 @@ class Database:
     ) -> None:
         self._url = driver_url(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._single: AsyncEngine | None = None
         if self.is_sqlite:
             if self._url.database:
                 Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-            self._writer = GatheringEngine(self._sqlite_engine("BEGIN IMMEDIATE", pool_size=1).sync_engine)
-            self._writing, self._reading = _Turns(1), _Turns(SQLITE_READERS)
+            self._writer = self._sqlite_engine("BEGIN IMMEDIATE", pool_size=1)
             self._reader = self._sqlite_engine("BEGIN", pool_size=SQLITE_READERS)
+            self._writing = Connections(1, self._writer)
+            self._reading = Connections(SQLITE_READERS, self._reader)
         else:
-            engine = create_async_engine(
+            self._writer = create_async_engine(
                 self._url,
                 pool_size=pool_size,
                 max_overflow=0,
@@ -117,11 +96,10 @@ class Database:
                     "server_settings": {"application_name": name, **_for_services(statement_timeout_s)},
                 },
             )
-            _distrust_what_fails(engine.sync_engine)
-            self._writer = GatheringEngine(engine.sync_engine)
             # Each statement sees what is committed when it begins, in a transaction or not; without, it travels alone.
-            self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
-            self._writing = self._reading = _Turns(pool_size)
+            self._reader = self._single = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+            self._writing = self._reading = Connections(pool_size, self._writer, self._reader)
+            _distrust_what_fails(self._writer.sync_engine, self._writing)
 
     def __str__(self) -> str:
         return self._url.render_as_string(hide_password=True)
@@ -144,21 +122,17 @@ class Database:
         On PostgreSQL it begins with its first statement. Statements about sets of rows are sent when something is
         read, or at the end (`libs.storage.gathering`).
         """
-        async with self._writing.taken(), self._writer.connect() as opened:
-            connection = cast("GatheringConnection", opened)
-            if self.is_sqlite:
-                async with connection.begin():
-                    yield connection
-                    await connection.flush()
-            else:
-                yield connection
-                await connection.finish()
+        connection = GatheringConnection(self._writing, self._writer, self._single)
+        async with connection.unit():
+            yield cast("AsyncConnection", connection)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection for reading what is committed."""
-        async with self._reading.taken(), self._reader.connect() as connection:
+        async with self._reading.taken(self._reader) as connection:
             yield connection
+            if self.is_sqlite:
+                await connection.rollback()  # or it would go on seeing what is committed now
 
     async def ping(self) -> None:
         """Raise unless the database answers, and lets itself be written."""
@@ -167,12 +141,13 @@ class Database:
 
     def connections(self, state: Literal["in_use", "idle"]) -> int:
         """Count the connections that are open, and in that state."""
-        pools = {engine.pool for engine in (self._writer, self._reader)}
-        queues = [pool for pool in pools if isinstance(pool, QueuePool)]
-        return sum(queue.checkedout() if state == "in_use" else queue.checkedin() for queue in queues)
+        kept = {self._writing, self._reading}
+        return sum(one.in_use if state == "in_use" else one.idle for one in kept)
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._writing.close()
+        await self._reading.close()
         await self._writer.dispose()
         await self._reader.dispose()
 
@@ -223,7 +198,7 @@ def _for_services(statement_timeout_s: float | None) -> dict[str, str]:
     return {**limits, "enable_seqscan": "off"}
 
 
-def _distrust_what_fails(engine: Engine) -> None:
+def _distrust_what_fails(engine: Engine, connections: Connections) -> None:
     """Make every connection anew before it is used again, after one that gave no answer, or a standby's answer.
 
     What is pooled leads to the same server over the same way: a primary that was demoted refuses to write for as long
@@ -236,6 +211,8 @@ def _distrust_what_fails(engine: Engine) -> None:
         unanswered = isinstance(error, TimeoutError | asyncio.CancelledError)
         if unanswered or getattr(error, "sqlstate", None) == _READ_ONLY:
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
+        if context.is_disconnect:
+            connections.distrust()
 
 
 def is_lost_race(error: BaseException) -> bool:

@@ -4,27 +4,35 @@ Each statement is a journey to the database and back, and a transaction of one s
 commit of its own. A unit of work that reads nothing costs one journey, and not six.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnClause, Executable, Table, literal_column, select
+from sqlalchemy import ColumnClause, Dialect, Executable, Table, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from libs.storage.connections import Connections
 
 _DONE: Final[ColumnClause[Any]] = literal_column("1")
 
 
-class GatheringConnection(AsyncConnection):
-    """A connection in a transaction that keeps its writes until something else is asked, or until `finish`.
+class GatheringConnection:
+    """What a unit of work needs of an `AsyncConnection`; it keeps writes until something else is asked, or the end.
 
     So whoever reads sees what was written before, and what fails, fails at the end at the latest. Within one statement
     no order holds: no write may need another to be done before, and a second one to the same table waits for the first.
+
+    On PostgreSQL it has a connection, and a transaction, from the first statement on.
     """
 
-    __slots__ = ("_kept",)
-
-    def __init__(self, async_engine: AsyncEngine, sync_connection: Any = None) -> None:
-        super().__init__(async_engine, sync_connection)
+    def __init__(self, connections: Connections, transacting: AsyncEngine, single: AsyncEngine | None) -> None:
+        self._connections = connections
+        self._transacting = transacting
+        self._single = single
+        self._connection: AsyncConnection | None = None
         self._kept: dict[Table, tuple[Executable, Any]] = {}
+        self.dialect: Final[Dialect] = transacting.dialect
 
     async def keep(self, table: Table, statement: Executable, parameters: Any) -> None:
         """Take a write to a table, whose parameters are called as those of no other table."""
@@ -34,47 +42,81 @@ class GatheringConnection(AsyncConnection):
 
     async def execute(self, *arguments: Any, **options: Any) -> Any:
         """See `AsyncConnection`."""
-        await self.flush()
-        return await super().execute(*arguments, **options)
+        return await (await self._ready()).execute(*arguments, **options)
+
+    async def scalar(self, *arguments: Any, **options: Any) -> Any:
+        """See `AsyncConnection`."""
+        return await (await self._ready()).scalar(*arguments, **options)
+
+    async def stream(self, *arguments: Any, **options: Any) -> Any:
+        """See `AsyncConnection`."""
+        return await (await self._ready()).stream(*arguments, **options)
 
     async def run_sync(self, *arguments: Any, **options: Any) -> Any:
         """See `AsyncConnection`."""
-        await self.flush()
-        return await super().run_sync(*arguments, **options)
+        return await (await self._ready()).run_sync(*arguments, **options)
 
     async def exec_driver_sql(self, *arguments: Any, **options: Any) -> Any:
         """See `AsyncConnection`."""
-        await self.flush()
-        return await super().exec_driver_sql(*arguments, **options)
+        return await (await self._ready()).exec_driver_sql(*arguments, **options)
+
+    async def commit(self) -> None:
+        """See `AsyncConnection`: what follows is another transaction."""
+        await (await self._ready()).commit()
+
+    async def rollback(self) -> None:
+        """See `AsyncConnection`: what follows is another transaction."""
+        await (await self._ready()).rollback()
 
     async def flush(self) -> None:
         """Send what was kept."""
-        if not self._kept:
+        if self._kept:
+            if self._connection is None:
+                self._connection = await self._connections.take(self._transacting)
+            await self._send(self._connection)
+
+    @asynccontextmanager
+    async def unit(self) -> AsyncIterator[None]:
+        """At the end of the block send what is still kept, and commit; after an exception nothing was."""
+        async with self._connections.turn():
+            try:
+                if self.dialect.name == "sqlite":
+                    await (await self._ready()).begin()  # there is but one writer: others wait from here on
+                yield
+                await self._finish()
+            except BaseException:
+                if self._connection is not None:
+                    await self._connections.drop(self._connection)
+                raise
+            if self._connection is not None:
+                self._connections.give_back(self._connection)
+
+    async def _finish(self) -> None:
+        if self._connection is None and self._kept and self._single is not None:
+            # Nothing was asked before, so one statement is all there is: it is a transaction by itself.
+            self._connection = await self._connections.take(self._single)
+            await self._send(self._connection)
             return
+        await self.flush()
+        if self._connection is not None:
+            await self._connection.commit()
+
+    async def _ready(self) -> AsyncConnection:
+        await self.flush()
+        if self._connection is None:
+            self._connection = await self._connections.take(self._transacting)
+        return self._connection
+
+    async def _send(self, connection: AsyncConnection) -> None:
         kept, self._kept = list(self._kept.values()), {}
         if self.dialect.name == "sqlite":  # lives in this process: no journeys to save
             for statement, parameters in kept:
-                await super().execute(statement, parameters)
+                await connection.execute(statement, parameters)
             return
         together: dict[str, Any] = {}
         for _, parameters in kept:
             together |= parameters
-        await super().execute(_as_one(*(statement for statement, _ in kept)), together)
-
-    async def finish(self) -> None:
-        """Send what was kept, and commit. For PostgreSQL."""
-        if self._kept and not self.in_transaction():
-            # Nothing was asked before, so one statement is all there is: it is a transaction by itself.
-            await self.execution_options(isolation_level="AUTOCOMMIT")
-        await self.flush()
-        if self.in_transaction():
-            await self.commit()
-
-
-class GatheringEngine(AsyncEngine):
-    """An engine whose connections keep their writes."""
-
-    _connection_cls = GatheringConnection
+        await connection.execute(_as_one(*(statement for statement, _ in kept)), together)
 
 
 @cache

@@ -2,13 +2,13 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import pytest
-from sqlalchemy import Executable, select, text
+from sqlalchemy import Executable, event, select, text
 
 from libs.contracts import Fact
 from libs.errors import Refusal
@@ -35,6 +35,22 @@ on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=Tru
 
 _migrated: set[str] = set()
 """Databases that need no second look at their migrations, which takes longer than most tests."""
+
+
+@contextmanager
+def executed(database: Database) -> Iterator[list[str]]:
+    """Collect the texts of the statements that writers of a database execute; on PostgreSQL those of readers, too."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
+        seen.append(statement)
+
+    engine = database._writer.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
 
 
 def heard(fact: FactT, *, restated: bool = False) -> Event[FactT]:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 from asyncpg.connection import LoggedQuery
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 import billing.app
 import notifications.app
@@ -33,7 +33,7 @@ from libs.messaging.memory import MemoryBroker, MemoryBus
 from libs.messaging.relay import BATCH, Relay
 from libs.service import Service
 from libs.storage import Database
-from libs.tests.units import Workbench, workbench
+from libs.tests.units import Workbench, executed, workbench
 from libs.tracing import Trace
 from libs.web.commands import Command, Commands, Key
 from notifications.handlers import on_orders_confirmed
@@ -66,22 +66,21 @@ async def journeys(database: Database, work: Deed) -> Counter[str]:
     def begin_or_commit(query: LoggedQuery) -> None:
         sent[query.query.split(None, 1)[0].strip(";")] += 1
 
-    def statement(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
-        sent[sql.split(None, 1)[0]] += 1
-
-    async def driver() -> Any:
-        # Nobody else uses the pool, so all work goes over one and the same connection.
-        async with database.reading() as connection:
-            return (await connection.get_raw_connection()).driver_connection
-
-    (await driver()).add_query_logger(begin_or_commit)
-    event.listen(database._writer.sync_engine, "before_cursor_execute", statement)
+    # Nobody else uses the database, so each kind of work goes over one and the same connection.
+    drivers: list[Any] = []
+    for engine in (database._writer, database._reader):
+        async with database._writing.taken(engine) as connection:
+            drivers.append((await connection.get_raw_connection()).driver_connection)
+    for driver in drivers:
+        driver.add_query_logger(begin_or_commit)
     try:
-        await work()
+        with executed(database) as statements:
+            await work()
+        await asyncio.sleep(0)  # the driver says it a moment later
     finally:
-        event.remove(database._writer.sync_engine, "before_cursor_execute", statement)
-        (await driver()).remove_query_logger(begin_or_commit)
-    return sent
+        for driver in drivers:
+            driver.remove_query_logger(begin_or_commit)
+    return sent + Counter(one.split(None, 1)[0] for one in statements)
 
 
 async def flushes(database: Database) -> int:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from libs.errors import Refusal, unavailable
 from libs.local.servers import free_port
-from libs.storage import Database, database, is_transient
+from libs.storage import Database, connections, database, is_transient
 from libs.storage.sets import insert_new
 from libs.tests.eventually import eventually
 from libs.tests.units import on_postgres, on_sqlite, shared_database
@@ -316,11 +316,11 @@ async def sessions(where: Database, count: int) -> set[int]:
         return {(await connection.execute(text("select pg_backend_pid()"))).scalar_one() for connection in opened}
 
 
-async def demote(where: Database, count: int) -> None:
+async def demote(where: Database, count: int, *, writers: bool = True) -> None:
     """Let nobody write over the next `count` connections, as if they led to a server that has become a standby."""
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(count):
-            connection = await stack.enter_async_context(where.writing())
+            connection = await stack.enter_async_context(where.writing() if writers else where.reading())
             await connection.execute(text("set session characteristics as transaction read only"))
 
 
@@ -337,7 +337,7 @@ async def test_a_server_that_lets_nobody_write_is_left_by_every_connection(opene
 
 @on_postgres
 async def test_a_server_that_lets_nobody_write_is_not_there(opened: Database, replica: Database) -> None:
-    await demote(replica, 1)
+    await demote(replica, 1, writers=False)
     with pytest.raises(SQLAlchemyError) as raised:
         await replica.ping()
     assert is_transient(raised.value)
@@ -401,7 +401,7 @@ async def test_whoever_has_waited_longest_for_a_connection_is_next(database_url:
     try:
         async with narrow.writing():
             waiting = [asyncio.create_task(come(f"{number}")) for number in range(5)]
-            await eventually(lambda: len(narrow._writing._free._waiters or ()) == 5)
+            await eventually(lambda: narrow._writing.waiting == 5)
         await come("late")  # asks at the very moment when the connection is free
         await asyncio.gather(*waiting)
         assert order == ["0", "1", "2", "3", "4", "late"]
@@ -410,7 +410,7 @@ async def test_whoever_has_waited_longest_for_a_connection_is_next(database_url:
 
 
 async def test_nobody_waits_for_a_connection_for_ever(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "TURN_WITHIN_S", 0.01)
+    monkeypatch.setattr(connections, "TURN_WITHIN_S", 0.01)
     narrow = Database(database_url, name="narrow", pool_size=1)
     try:
         async with narrow.writing():

@@ -1,16 +1,15 @@
 """Writes that travel together: when they are sent, in what, and that all of them are true or none."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, MetaData, Table, event, func, select
+from sqlalchemy import BigInteger, Column, MetaData, Table, func, select
 from sqlalchemy.exc import IntegrityError
 
 from libs.storage import Database
 from libs.storage.sets import insert_all, insert_new, rows_among, update_all
-from libs.tests.units import on_postgres, shared_database
+from libs.tests.units import executed, on_postgres, shared_database
 
 database_url = shared_database()
 METADATA = MetaData()
@@ -37,22 +36,6 @@ async def found(database: Database, table: Table) -> dict[int, int]:
         return {row.id: row.weight for row in await connection.execute(select(table))}
 
 
-@contextmanager
-def statements(database: Database) -> Iterator[list[str]]:
-    """Collect the first words of what is executed."""
-    seen: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
-        seen.append(statement.split(None, 1)[0])
-
-    engine = database._writer.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-
-
 async def test_what_is_only_written_is_true_after_the_end(database: Database) -> None:
     async with database.writing() as connection:
         await insert_all(connection, apples, fruit(1, 2))
@@ -64,11 +47,11 @@ async def test_what_is_only_written_is_true_after_the_end(database: Database) ->
 async def test_writes_to_several_tables_are_one_statement(database: Database) -> None:
     async with database.writing() as connection:
         await insert_all(connection, pears, fruit(3))
-    with statements(database) as seen:
+    with executed(database) as seen:
         async with database.writing() as connection:
             await insert_all(connection, apples, fruit(1, 2))
             await update_all(connection, pears, fruit(3, weight=9), key="id")
-        assert seen == ["WITH"]
+        assert [one.split(None, 1)[0] for one in seen] == ["WITH"]
     assert (await found(database, apples), await found(database, pears)) == ({1: 1, 2: 1}, {3: 9})
 
 
