@@ -1,15 +1,17 @@
 """W3C Trace Context (https://www.w3.org/TR/trace-context/): which request caused what."""
 
-import os
 import re
 from dataclasses import dataclass
 from typing import Final, Self
+
+from libs.ids import random_8
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _THIS_VERSION: Final = "00"
 _SAMPLED: Final = 0x01
 _UNSAMPLED: Final = "00"
-_ZEROS: Final = re.compile(r"0+")
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Trace:
     @classmethod
     def start(cls) -> Self:
         """Begin a new trace."""
-        return cls(os.urandom(16).hex(), os.urandom(8).hex())
+        return cls((random_8() + random_8()).hex(), random_8().hex())
 
     @classmethod
     def parse(cls, header: str | None) -> Self:
@@ -40,11 +42,11 @@ class Trace:
     def enter(cls, header: str | None) -> Self:
         """Step into a new span: below the one that a ``traceparent`` header names, or the first of a new trace."""
         match = _match(header)
-        return cls(match[2], os.urandom(8).hex(), _flags(match), match[3]) if match else cls.start()
+        return cls(match[2], random_8().hex(), _flags(match), match[3]) if match else cls.start()
 
     def child(self) -> Self:
         """Step into a new span of the same trace."""
-        return type(self)(self.trace_id, os.urandom(8).hex(), self.flags, self.span_id)
+        return type(self)(self.trace_id, random_8().hex(), self.flags, self.span_id)
 
     @property
     def sampled(self) -> bool:
@@ -63,7 +65,7 @@ class Trace:
 
 def _match(header: str | None) -> "re.Match[str] | None":
     match = _TRACEPARENT.fullmatch(header or "")
-    if match is None or _ZEROS.fullmatch(match[2]) or _ZEROS.fullmatch(match[3]):
+    if match is None or match[2] == _NO_TRACE or match[3] == _NO_SPAN:
         return None
     if match[1] == _THIS_VERSION and match[5]:
         return None  # only later versions may go on after the flags

@@ -24,7 +24,10 @@ class Fact(BaseModel):
     @property
     def key_field(self) -> str:
         """The name of the field that says what this fact is about."""
-        return next(name for name in self.keyed_by if getattr(self, name) is not None)
+        for name in self.keyed_by:
+            if getattr(self, name) is not None:
+                return name
+        raise ValueError(f"a {self.type} is about nothing")
 
     @property
     def key(self) -> UUID:

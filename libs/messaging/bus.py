@@ -1,6 +1,6 @@
 """What the project needs of a message bus. `JetStream` provides it for real, `MemoryBus` inside a process."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -163,7 +163,7 @@ class Bus(Protocol):
         """
         ...
 
-    async def listen(self, subject: str, hear: Callable[[str], Awaitable[None] | None]) -> None:
+    async def listen(self, subject: str, hear: Callable[[str], None]) -> None:
         """Call `hear` with the subject of whatever passes by. A hint, never a proof: nothing is kept or repeated,
         and messages are seen before they are stored."""
         ...

@@ -57,6 +57,11 @@ class Outgoing:
     trace: Trace | None = None
     """Where the statement stands, as its ``traceparent`` says; None for what was read back."""
 
+    @property
+    def key(self) -> str:
+        """The id of what it is about: the subject's last token."""
+        return self.subject.rpartition(".")[2]
+
 
 def seal(fact: Fact, *, cause: Cause, now: datetime, restated: bool = False) -> Outgoing:
     """Put a fact into its envelope. Its id is new; the trace continues that of the cause."""
@@ -71,14 +76,15 @@ def seal(fact: Fact, *, cause: Cause, now: datetime, restated: bool = False) -> 
 
 def headers_of(message_id: UUID, kind: str, *, trace: Trace, now: datetime) -> dict[str, str]:
     """Write the headers of a new message of type `kind`, stated at `trace`."""
+    name = str(message_id)
     return {
         "ce-specversion": "1.0",
-        "ce-id": str(message_id),
+        "ce-id": name,
         "ce-type": kind,
         "ce-source": f"/{kind.split('.', 1)[0]}",
         "ce-time": now.isoformat().replace("+00:00", "Z"),
         "content-type": "application/json",
-        "Nats-Msg-Id": str(message_id),
+        "Nats-Msg-Id": name,
         "traceparent": trace.header,
     }
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import copy
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from libs.contracts import stream_of
 from libs.messaging.bus import NOTHING_WAITS, BusUnavailable, Delivery, Durable, Lag, StreamForgot, StreamState, matches
 from libs.messaging.envelope import Outgoing, stated_at
 
-Hear = Callable[[str], Awaitable[None] | None]
+Hear = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class MemoryBus:
         await asyncio.sleep(0)  # a server would not answer at once either: others get their turn
         self._check()
         for message in messages:  # like the server, to listeners first: nothing is stored yet
-            await self._pass_by(message.subject)
+            self._pass_by(message.subject)
         sequences = []
         for message in messages:
             stream = self.broker.streams.get(stream_of(message.subject.split(".", 1)[0]))
@@ -178,12 +178,10 @@ class MemoryBus:
         if not self.connected:
             raise BusUnavailable("the broker is away")
 
-    async def _pass_by(self, subject: str) -> None:
+    def _pass_by(self, subject: str) -> None:
         for bus, pattern, hear in list(self.broker.listeners):
             if bus.connected and matches(pattern, subject):
-                hearing = hear(subject)
-                if hearing is not None:
-                    await hearing
+                hear(subject)
 
 
 @dataclass(slots=True)

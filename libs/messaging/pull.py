@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import NotFoundError
 
 from libs.messaging.bus import Delivery, Durable
+from libs.messaging.client import Heard, LeanClient, read_headers
 from libs.messaging.durable import DurableConsumer
 from libs.tasks import going_on
 
@@ -46,7 +45,7 @@ class Pull:
     the durable consumer is looked at before anything else is asked for: a broker may have forgotten it.
     """
 
-    def __init__(self, client: Client, durable: Durable) -> None:
+    def __init__(self, client: LeanClient, durable: Durable) -> None:
         self._client = client
         self._durable = durable
         self._consumer = DurableConsumer(client, durable)
@@ -142,12 +141,7 @@ class Pull:
         if self._subscription is not None:
             await self._subscription.unsubscribe()
         self._inbox = self._client.new_inbox()
-        self._subscription = await self._client.subscribe(
-            self._inbox,
-            cb=functools.partial(self._on_message, epoch),
-            pending_msgs_limit=4 * PREFETCH,
-            pending_bytes_limit=0,
-        )
+        self._subscription = await self._client.hear(self._inbox, functools.partial(self._on_message, epoch))
         self._opened = epoch
 
     def current(self, epoch: int) -> bool:
@@ -208,55 +202,47 @@ class Pull:
             self._expected += room
             self._heard_at = time.monotonic()
 
-    async def _on_message(self, epoch: int, message: Msg) -> None:
+    def _on_message(self, epoch: int, message: Heard) -> None:
         if epoch != self._epoch:
             return
         self._heard_at = time.monotonic()
-        if message.headers and not message.reply and "Status" in message.headers:
-            self._on_status(message.headers)
+        if not message.reply:
+            self._on_status(read_headers(message.headers) or {})
             return
         self._expected = max(0, self._expected - 1)
         self._queue.append(_Delivery(message, self, epoch))
         self._arrived.set()
 
     def _on_status(self, headers: Mapping[str, str]) -> None:
-        if headers["Status"] == "100":
+        status = headers.get("Status", "100")
+        if status == "100":
             return  # a heartbeat: nothing to deliver, still there
         left = headers.get("Nats-Pending-Messages")
         self._expected = max(0, self._expected - int(left)) if left else 0
-        if headers["Status"] in ("408", "404"):  # the request has had its time
+        if status in ("408", "404"):  # the request has had its time
             self._arrived.set()
             return
-        log.info("pull ended", stream=self._durable.stream, status=headers["Status"], why=headers.get("Description"))
+        log.info("pull ended", stream=self._durable.stream, status=status, why=headers.get("Description"))
         self._doubt()
 
 
 class _Delivery:
     """A JetStream message and the connection that delivered it."""
 
-    __slots__ = ("_epoch", "_message", "_pull", "attempt", "sequence", "stream")
+    __slots__ = ("_epoch", "_pull", "_reply", "attempt", "headers", "payload", "sequence", "stream", "subject")
 
-    def __init__(self, message: Msg, pull: Pull, epoch: int) -> None:
-        self._message = message
+    def __init__(self, message: Heard, pull: Pull, epoch: int) -> None:
         self._pull = pull
         self._epoch = epoch
-        tokens = message.reply.split(".")  # $JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<cseq>.<time>.<pending>
+        self._reply = message.reply.decode()
+        self.subject = message.subject.decode(errors="replace")
+        self.payload = message.payload
+        self.headers: Mapping[str, str] = read_headers(message.headers) or {}
+        tokens = self._reply.split(".")  # $JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<cseq>.<time>.<pending>
         offset = 0 if len(tokens) == len(_ACK_TOKENS) else 2  # with a domain and an account in front
         self.stream = tokens[2 + offset]
         self.attempt = int(tokens[4 + offset])
         self.sequence = int(tokens[5 + offset])
-
-    @property
-    def subject(self) -> str:
-        return self._message.subject
-
-    @property
-    def payload(self) -> bytes:
-        return self._message.data
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._message.headers or {}
 
     async def ack(self) -> None:
         await self._answer(b"+ACK")
@@ -275,4 +261,4 @@ class _Delivery:
         # broker may have been replaced by one that forgot (its sequences begin anew).
         if self._pull.current(self._epoch):
             with contextlib.suppress(NatsError):
-                await self._pull._client.publish(self._message.reply, word)  # noqa: SLF001 - its own pull
+                await self._pull._client.publish(self._reply, word)  # noqa: SLF001 - its own pull

@@ -41,8 +41,9 @@ class Unit(Generic[StoreT]):
 
     def publish(self, fact: Fact, *, cause: Cause, restated: bool = False) -> None:
         """State `fact`, because of `cause`. It is published after the commit, at least once."""
-        self.outgoing.append(seal(fact, cause=cause, now=self.now, restated=restated))
-        self.stated.setdefault(f"{fact.key_field}s", []).append(str(fact.key))
+        sealed = seal(fact, cause=cause, now=self.now, restated=restated)
+        self.outgoing.append(sealed)
+        self.stated.setdefault(f"{fact.key_field}s", []).append(sealed.key)
 
     def tell(self, key: UUID, value: Any) -> None:
         """After the commit, let requests that wait for `key` know that this is its value."""

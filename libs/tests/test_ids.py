@@ -1,5 +1,6 @@
 """Identifiers that sort in the order in which they were made."""
 
+import os
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs import ids
-from libs.ids import uuid7
+from libs.ids import random_8, uuid7
 
 
 def millis_of(made: UUID) -> int:
@@ -97,3 +98,22 @@ def test_threads_never_make_the_same_id_and_each_sees_its_own_grow(
         assert all(earlier < later for earlier, later in pairwise(mine))
     stamps = {one.int >> 64 for mine in made for one in mine}
     assert len(stamps) == 16_000  # not only their random tails differ
+
+
+def test_what_is_drawn_is_never_the_same_nor_the_systems_again() -> None:
+    drawn = [random_8() for _ in range(2_000)]
+    assert {len(one) for one in drawn} == {8}
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_draws_other_bytes_than_the_one_it_came_from() -> None:
+    random_8()  # there is something left to draw
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, random_8())
+        os._exit(0)
+    own = random_8()
+    assert os.read(reader, 8) != own
+    os.waitpid(child, 0)

@@ -1,6 +1,6 @@
 """The way to the broker in a story: `MemoryBus` with the weather between it and its process."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from libs.contracts import stream_of
 from libs.messaging.bus import BusUnavailable, Delivery, Durable, Subscription
@@ -8,7 +8,7 @@ from libs.messaging.envelope import Outgoing
 from libs.messaging.memory import MemoryBroker, MemoryBus
 from orderly.simulation.weather import Weather
 
-Hear = Callable[[str], Awaitable[None] | None]
+Hear = Callable[[str], None]
 
 
 class SimulatedBus(MemoryBus):
@@ -53,8 +53,9 @@ class SimulatedBus(MemoryBus):
     async def listen(self, subject: str, hear: Hear) -> None:
         """See `Bus`."""
 
-        def perhaps(said: str) -> Awaitable[None] | None:
-            return None if self._weather.happens(self._weather.lost_hint) else hear(said)
+        def perhaps(said: str) -> None:
+            if not self._weather.happens(self._weather.lost_hint):
+                hear(said)
 
         await super().listen(subject, perhaps)
 

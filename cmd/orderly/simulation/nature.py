@@ -54,8 +54,9 @@ def nature(now: Callable[[], float], chance: Random) -> Iterator[None]:
         id(random): _Stand(random, shuffle=chance.shuffle),
     }
     changed: list[tuple[ModuleType, str, Any]] = []
-    counter = ids._last  # noqa: SLF001 - the one thing that a process remembers from id to id
+    counter = ids._last  # noqa: SLF001 - this, and what was drawn, a process remembers from id to id
     ids._last = 0  # noqa: SLF001 - as above
+    ids.draw_anew()
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in _PACKAGES and ".tests" not in name:
             for attribute, value in list(vars(module).items()):
@@ -68,6 +69,7 @@ def nature(now: Callable[[], float], chance: Random) -> Iterator[None]:
         for module, attribute, value in changed:
             setattr(module, attribute, value)
         ids._last = max(counter, 0)  # noqa: SLF001 - as above
+        ids.draw_anew()
 
 
 def _datetime(now: Callable[[], float]) -> Any:
