@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import Final
 
 import structlog
 from yarl import URL
@@ -15,6 +16,8 @@ from gateway.connections import Broken, Connections, Reply
 from libs.errors import unavailable
 from libs.telemetry import Kind, Spans
 from libs.tracing import Trace
+
+READY_WITHIN_S: Final = 2.0
 
 log = structlog.get_logger()
 
@@ -59,8 +62,7 @@ class Upstream:
         for last in (False, True):
             base = next(self._turns[service])
             try:
-                async with asyncio.timeout_at(deadline):
-                    return await self._traced(base, asked, trace.child(), again=last)
+                return await self._traced(base, asked, trace.child(), deadline=deadline, again=last)
             except Broken as error:
                 if last:
                     log.warning("service does not answer", upstream=service, error=str(error))
@@ -70,12 +72,12 @@ class Upstream:
                 raise unavailable(service) from error
         raise AssertionError("unreachable")
 
-    async def _traced(self, base: str, asked: Asked, trace: Trace, *, again: bool) -> Reply:
+    async def _traced(self, base: str, asked: Asked, trace: Trace, *, deadline: float, again: bool) -> Reply:
         """Send a request once, as a span of its own."""
         started_ns, status, error = time.time_ns(), 0, None
         headers = {**asked.headers, "traceparent": trace.header}
         try:
-            reply = await self._once(base, replace(asked, headers=headers))
+            reply = await self._once(base, replace(asked, headers=headers), deadline)
         except BaseException as failure:
             error = type(failure).__name__
             raise
@@ -95,14 +97,15 @@ class Upstream:
 
     async def _ready(self, base: str) -> bool:
         try:
-            async with asyncio.timeout(2):
-                reply = await self._once(base, Asked("GET", "/readyz", {}, None))
+            deadline = asyncio.get_running_loop().time() + READY_WITHIN_S
+            reply = await self._once(base, Asked("GET", "/readyz", {}, None), deadline)
             return reply.status == HTTPStatus.OK and not json.loads(reply.body).get("awaits")
         except (Broken, TimeoutError, ValueError):
             return False
 
-    async def _once(self, base: str, asked: Asked) -> Reply:
-        return await self._connections[base].ask(asked.method, asked.path, asked.headers, asked.body)
+    async def _once(self, base: str, asked: Asked, deadline: float) -> Reply:
+        connections = self._connections[base]
+        return await connections.ask(asked.method, asked.path, asked.headers, asked.body, deadline=deadline)
 
 
 def _attributes(base: str, asked: Asked, status: int, *, again: bool) -> dict[str, str | int]:

@@ -66,7 +66,7 @@ async def asking(server: Server) -> AsyncIterator[Connections]:
 
 
 async def get(asked: Connections, path: str = "/") -> Reply:
-    return await asked.ask("GET", path, {}, None)
+    return await asked.ask("GET", path, {}, None, deadline=asyncio.get_running_loop().time() + 10)
 
 
 async def test_a_connection_is_kept_for_the_next_request() -> None:
@@ -237,7 +237,9 @@ def test_what_is_sent_is_read_as_one_request_or_is_not_sent(
 async def test_garbage_is_an_answer_or_a_failure_and_never_silence(garbage: list[bytes]) -> None:
     connection = connections._Connection()
     connection.connection_made(_Transport())
-    waiting = asyncio.ensure_future(connection.exchange(b"GET / HTTP/1.1\r\n\r\n"))
+    waiting = asyncio.ensure_future(
+        connection.exchange(b"GET / HTTP/1.1\r\n\r\n", asyncio.get_running_loop().time() + 10)
+    )
     await asyncio.sleep(0)
     for piece in garbage:
         connection.data_received(piece)

@@ -88,6 +88,19 @@ async def full_house() -> AsyncIterator[House]:
         staying.close()
 
 
+def furnished(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collect the rooms of servers that are started from now on."""
+    rooms: list[Any] = []
+    furnish = server._Room
+
+    def note(at_most: int) -> Any:
+        rooms.append(furnish(at_most))
+        return rooms[-1]
+
+    monkeypatch.setattr(server, "_Room", note)
+    return rooms
+
+
 def request(line: str, *headers: str, body: bytes = b"") -> bytes:
     return "\r\n".join([f"{line} HTTP/1.1", "Host: x", *headers, "", ""]).encode() + body
 
@@ -168,10 +181,26 @@ async def test_who_does_not_read_the_answer_has_to_go(monkeypatch: pytest.Monkey
         lose(protocol, error)
 
     monkeypatch.setattr(server._Protocol, "connection_lost", lost)
+    rooms = furnished(monkeypatch)
     async with house() as one:
         _, writer = await one.connect(request("GET /much"))
         await eventually(lambda: bool(left))
+        assert "200" in await one.ask(request("GET /livez", "Connection: close"))
+        assert not rooms[0]._resting  # nobody remembers who is gone
         writer.transport.abort()
+
+
+async def test_who_leaves_before_the_answer_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = furnished(monkeypatch)
+    async with house() as one:
+        _, writer = await one.connect(request("GET /stay"))
+        await eventually(lambda: one.inside == 1)
+        writer.close()
+        await eventually(lambda: not rooms[0]._guests)
+        one.may_go.set()
+        assert "gone" in await one.ask(request("GET /stay", "Connection: close"))
+        await eventually(lambda: not rooms[0]._guests)
+        assert not rooms[0]._resting
 
 
 async def test_what_is_too_much_is_refused_at_once_and_health_is_not() -> None:
