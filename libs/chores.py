@@ -1,6 +1,7 @@
 """Chores: what every process of a service does again and again, beside requests and messages."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,10 @@ StoreT = TypeVar("StoreT")
 
 EVERY_S: Final = 1.0
 PAUSE_S: Final = 0.1
+REST: Final = 10
+"""How many times as long as a step took it rests before the next one, and `PAUSE_S` at least: the busier the database,
+the slower goes what has time. A bare pause of 0.1 s between the steps of ten chores showed in the orders' p99."""
+
 PRUNED_AT_ONCE: Final = 500
 
 log = structlog.get_logger()
@@ -36,15 +41,17 @@ class Chore(Generic[StoreT]):
 
     async def run(self, units: Units[StoreT]) -> None:
         """Do it until cancelled."""
-        more = False
+        more, took_s = False, 0.0
         while going_on():
-            await asyncio.sleep(PAUSE_S if more else self.every_s)
+            await asyncio.sleep(max(PAUSE_S, REST * took_s) if more else self.every_s)
+            began = time.monotonic()
             try:
                 async with units.begin() as unit:
                     more = await self.work(unit)
             except Exception as error:  # noqa: BLE001 - a chore that fails is done again
                 more = False
                 log.warning("chore failed", chore=self.work.__name__, error=str(error))
+            took_s = time.monotonic() - began
 
 
 @dataclass(frozen=True, slots=True)
