@@ -53,6 +53,13 @@ def test_publishing() -> None:
         assert f"| {one['us_a_message']['median']:,.0f} (" in PERFORMANCE
 
 
+def test_calls() -> None:
+    for what in ("statement", "pooled", "kept"):
+        cells = [one["us"] for one in found("calls.json")["sums"] if one["what"] == what]
+        said = (f"{cell['median']:,.0f} ({cell['least']:,.0f} to {cell['most']:,.0f})" for cell in cells)
+        assert f"| {' | '.join(said)} |" in PERFORMANCE
+
+
 @pytest.mark.parametrize("one", found("flat.json")["shares"], ids=lambda one: f"{one['what']}-{one['clients']}")
 def test_shares_as_data_piles_up(one: dict[str, Any]) -> None:
     assert f"| {one['what']} | {one['clients']} | {one['share']:.1%} |" in PERFORMANCE
