@@ -156,6 +156,24 @@ def test_the_gate(slower: float, code: int) -> None:
     assert f"no result: {THEIRS}: x" in printed.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("slower", "rounds", "code"), [((13,), 1, 0), ((10, 16), 2, 0), ((10, 13, 14), 3, 0), ((10, 11, 11), 3, 1)]
+)
+async def test_a_round_below_the_gate_is_not_the_last_word(
+    monkeypatch: pytest.MonkeyPatch, slower: tuple[float, ...], rounds: int, code: int
+) -> None:
+    theirs = [replace(ROUND, lasted_s=ROUND.lasted_s * times) for times in slower]
+    played: list[str] = []
+
+    async def play(contestant: Contestant, clients: int, length: Length) -> Round:
+        played.append(contestant.name)
+        return ROUND if contestant.name == OURS else theirs.pop(0)
+
+    monkeypatch.setattr(orders, "play", play)
+    assert await orders.run(orders.PART.parser().parse_args(["--quick"]), console()[0]) == code
+    assert played.count(OURS) == played.count(THEIRS) == rounds
+
+
 def test_reads_are_compared_answer_by_answer() -> None:
     slow = replace(ROUND, lasted_s=12.0)
     ours, theirs = reads.Reads(OURS, "order", [ROUND]), reads.Reads(THEIRS, "order", [slow])
