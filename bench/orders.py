@@ -75,7 +75,8 @@ async def alternate(
             played = await play(CONTESTANTS[name], clients, parts.length(given))
             rounds[clients, name].append(played)
             out.print(f"round {number}: {name}, {figures.people(clients)}: {said(played)}")
-        if given.quick and times(summed(rounds, ())[0]) >= GATE:
+        results, _ = summed(rounds, ())
+        if given.quick and not any(result.wrong for result in results) and times(results) >= GATE:
             break
 
 

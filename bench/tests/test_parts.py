@@ -174,6 +174,16 @@ async def test_a_round_below_the_gate_is_not_the_last_word(
     assert played.count(OURS) == played.count(THEIRS) == rounds
 
 
+async def test_who_answers_nothing_at_the_gate_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(contestant: Contestant, clients: int, length: Length) -> Round:
+        return ROUND if contestant.name == OURS else replace(ROUND, seconds=())
+
+    monkeypatch.setattr(orders, "play", play)
+    out, printed = console()
+    assert await orders.run(orders.PART.parser().parse_args(["--quick"]), out) == 1
+    assert f"no result: {THEIRS}: no order had its outcome" in printed.getvalue()
+
+
 def test_reads_are_compared_answer_by_answer() -> None:
     slow = replace(ROUND, lasted_s=12.0)
     ours, theirs = reads.Reads(OURS, "order", [ROUND]), reads.Reads(THEIRS, "order", [slow])

@@ -71,9 +71,7 @@ class GatheringConnection:
     async def flush(self) -> None:
         """Send what was kept."""
         if self._kept:
-            if self._connection is None:
-                self._connection = await self._connections.take(self._transacting)
-            await self._send(self._connection)
+            await self._send(await self._opened())
 
     @asynccontextmanager
     async def unit(self) -> AsyncIterator[None]:
@@ -103,6 +101,9 @@ class GatheringConnection:
 
     async def _ready(self) -> AsyncConnection:
         await self.flush()
+        return await self._opened()
+
+    async def _opened(self) -> AsyncConnection:
         if self._connection is None:
             self._connection = await self._connections.take(self._transacting)
         return self._connection
